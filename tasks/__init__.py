@@ -1,0 +1,1 @@
+"""Jobs, and everything that passes between processes through Redis or Celery."""

@@ -1,0 +1,55 @@
+"""The only place that builds a Redis client, since the library's defaults do not suit us.
+
+redis-py 8 gives up a read after 5 s, repeats a command 10 times (also one that must
+not run twice) and keeps at most 100 connections. Each kind of client below states its
+own numbers; a test fails on a client built anywhere else.
+"""
+
+from __future__ import annotations
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+CONNECT_TIMEOUT_S = 3.0
+COMMAND_TIMEOUT_S = 5.0
+# Longest server-side wait of a blocking read. Its socket timeout must be longer, or
+# every quiet read would end in an error.
+BLOCK_MS = 2000
+
+
+def command_client(url: str) -> redis.Redis:
+    """Return a client for short commands from many greenlets. It repeats nothing by itself."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=COMMAND_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        health_check_interval=15,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=10_000,
+    )
+
+
+def blocking_client(url: str) -> redis.Redis:
+    """Return a client for one reader that blocks up to `BLOCK_MS` at a time."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=BLOCK_MS / 1000 + 3,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=4,
+    )
+
+
+def async_client(url: str) -> redis.asyncio.Redis:
+    """Return a client for the coroutines of one engine worker; blocking reads up to `BLOCK_MS` fit."""
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_timeout=BLOCK_MS / 1000 + 3,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        health_check_interval=15,
+        retry=AsyncRetry(NoBackoff(), 0),
+        max_connections=10_000,
+    )

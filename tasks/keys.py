@@ -1,0 +1,62 @@
+"""Every key we keep in Redis. No other module spells one.
+
+| key                              | type   | written by       | read by         | lives                          |
+|----------------------------------|--------|------------------|-----------------|--------------------------------|
+| celerity:request:{request}       | hash   | gateway, worker  | worker          | the request's deadline + grace |
+| celerity:stream:{request}        | stream | worker           | gateway         | STREAM_TTL_S after the last    |
+| celerity:wake:{gateway}          | stream | gateway          | same gateway    | GATEWAY_TTL_S, refreshed       |
+| celerity:gateway:{gateway}       | string | gateway          | workers         | GATEWAY_TTL_S, refreshed       |
+| celerity:control:{replica}       | stream | gateway          | that worker     | CONTROL_TTL_S after the last   |
+| celerity:replica:{replica}       | hash   | that worker      | status, gateway | REPLICA_TTL_S, refreshed       |
+| celerity:replicas                | zset   | workers          | status, gateway | for ever (one; pruned by age)  |
+| celerity:node:{node}             | hash   | supervisor       | status          | NODE_TTL_S, refreshed          |
+| celerity:nodes                   | zset   | supervisor       | status          | for ever (one; pruned by age)  |
+| model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
+| model.{model}\\x06\\x169           | list   | gateway, feeder  | workers         | while work waits (bulk)        |
+| unacked, unacked_index, _kombu.* | kombu  | workers          | workers         | kombu's own                    |
+"""
+
+from __future__ import annotations
+
+STREAM_TTL_S = 600
+GATEWAY_TTL_S = 10
+CONTROL_TTL_S = 60
+REPLICA_TTL_S = 10
+NODE_TTL_S = 30
+REQUEST_GRACE_S = 60
+
+REPLICAS = "celerity:replicas"
+NODES = "celerity:nodes"
+
+# Keys that may stand without a TTL; the integration suite fails on any other.
+FOR_EVER = (REPLICAS, NODES)
+# Written by kombu, under names of its own choosing.
+KOMBU_PREFIXES = ("_kombu.", "unacked", "model.", "loader", "celery", "default", "node.", "batch", "control")
+
+
+def request(request_id: str) -> str:
+    return f"celerity:request:{request_id}"
+
+
+def stream(request_id: str) -> str:
+    return f"celerity:stream:{request_id}"
+
+
+def wake(gateway_id: str) -> str:
+    return f"celerity:wake:{gateway_id}"
+
+
+def gateway(gateway_id: str) -> str:
+    return f"celerity:gateway:{gateway_id}"
+
+
+def control(replica_id: str) -> str:
+    return f"celerity:control:{replica_id}"
+
+
+def replica(replica_id: str) -> str:
+    return f"celerity:replica:{replica_id}"
+
+
+def node(node_id: str) -> str:
+    return f"celerity:node:{node_id}"

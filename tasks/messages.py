@@ -1,0 +1,157 @@
+"""What a gateway and a worker tell each other, and how it is written down in Redis.
+
+A request is one `Call`, kept in a hash. Its answer is a stream of `Started`, any
+number of `Delta`, then exactly one `Done` or `Failed`. A worker that takes the
+request over starts again at `Started`, with a higher attempt.
+
+Gateways and workers of different releases talk to each other during every deploy,
+so the strings on the wire outlive the class names, and a field that is unknown here
+is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import assert_never
+
+from tasks.queues import Priority
+
+Fields = dict[bytes, bytes]
+
+
+class Endpoint(StrEnum):
+    """Which of the engine's handlers answers. The names are on the wire."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request as a gateway accepted it.
+
+    `body` is the client's JSON, byte for byte: whoever parses it must read `model`
+    from here, since the body may name an alias. `gateway` is empty when nobody waits
+    on a connection (bulk); a worker drops an interactive call whose gateway has died.
+    """
+
+    id: str
+    model: str
+    endpoint: Endpoint
+    body: bytes
+    stream: bool
+    gateway: str
+    priority: Priority = Priority.INTERACTIVE
+    queue_wait_s: float = 180.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker has claimed the request; `attempt` counts from 1."""
+
+    replica: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One or more whole SSE frames (`data: {...}\\n\\n`), ready to be written to the client."""
+
+    frames: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The answer is complete. `body` is the whole JSON answer of a request that does not stream."""
+
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended without a (whole) answer. `code` is one of `tasks.errors`."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+Event = Started | Delta | Done | Failed
+
+
+def encode_call(call: Call) -> Fields:
+    return {
+        b"id": call.id.encode(),
+        b"model": call.model.encode(),
+        b"endpoint": call.endpoint.value.encode(),
+        b"body": call.body,
+        b"stream": b"1" if call.stream else b"0",
+        b"gateway": call.gateway.encode(),
+        b"priority": str(call.priority.value).encode(),
+        b"queue_wait_s": repr(call.queue_wait_s).encode(),
+        b"total_s": repr(call.total_s).encode(),
+    }
+
+
+def decode_call(fields: Mapping[bytes, bytes]) -> Call:
+    """Raise KeyError or ValueError when `fields` is not a call."""
+    return Call(
+        id=fields[b"id"].decode(),
+        model=fields[b"model"].decode(),
+        endpoint=Endpoint(fields[b"endpoint"].decode()),
+        body=fields[b"body"],
+        stream=fields[b"stream"] == b"1",
+        gateway=fields[b"gateway"].decode(),
+        priority=Priority(int(fields[b"priority"])),
+        queue_wait_s=float(fields[b"queue_wait_s"]),
+        total_s=float(fields[b"total_s"]),
+    )
+
+
+def encode_event(event: Event) -> Fields:
+    match event:
+        case Started(replica, attempt):
+            return {b"k": b"started", b"replica": replica.encode(), b"attempt": str(attempt).encode()}
+        case Delta(frames):
+            return {b"k": b"delta", b"f": frames}
+        case Done():
+            return {
+                b"k": b"done",
+                b"finish": event.finish_reason.encode(),
+                b"prompt": str(event.prompt_tokens).encode(),
+                b"completion": str(event.completion_tokens).encode(),
+                b"body": event.body,
+            }
+        case Failed(code, message, param):
+            fields = {b"k": b"failed", b"code": code.encode(), b"message": message.encode()}
+            return fields if param is None else fields | {b"param": param.encode()}
+        case _:
+            assert_never(event)
+
+
+def decode_event(fields: Mapping[bytes, bytes]) -> Event | None:
+    """Return the event, or None for a kind that only a newer release knows."""
+    match fields[b"k"]:
+        case b"delta":
+            return Delta(fields[b"f"])
+        case b"started":
+            return Started(fields[b"replica"].decode(), int(fields[b"attempt"]))
+        case b"done":
+            return Done(
+                finish_reason=fields[b"finish"].decode(),
+                prompt_tokens=int(fields[b"prompt"]),
+                completion_tokens=int(fields[b"completion"]),
+                body=fields[b"body"],
+            )
+        case b"failed":
+            param = fields.get(b"param")
+            return Failed(fields[b"code"].decode(), fields[b"message"].decode(), param.decode() if param else None)
+        case _:
+            return None

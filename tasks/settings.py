@@ -1,0 +1,125 @@
+"""What an operator may set, read once from the environment into one frozen value.
+
+Every variable has the prefix `CELERITY_` and the name of a field below in capitals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+PREFIX = "CELERITY_"
+
+
+class SettingsError(Exception):
+    """A variable has a value we cannot use. The text names it and says what is expected."""
+
+
+def _default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "celerity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one process. Times are in seconds, sizes in bytes unless the name says otherwise."""
+
+    state_dir: Path
+    """Everything that outlives a process: the embedded Redis, its socket, logs."""
+    redis_url: str
+    """`redis://`, `rediss://` or `unix://`; the embedded Redis of `state_dir` when not set."""
+    models: Path = Path("models.yaml")
+    models_dir: Path | None = None
+    """Where a relative `path:` of models.yaml is looked for first; the folder of models.yaml when None."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys_file: Path | None = None
+    """Hashed keys (`celerity keys add`). None: no key is asked for, and only loopback may be bound."""
+    node_id: str = "local"
+    launcher: str = "process"
+    gateway_workers: int = 1
+    """Gateway processes; each serves up to `gateway_connections` open streams."""
+    gateway_connections: int = 2000
+    max_body_bytes: int = 8 * 1024 * 1024
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    write_timeout_s: float = 30.0
+    first_token_timeout_s: float = 120.0
+    """From the claim by a worker to the first byte of the answer."""
+    silence_timeout_s: float = 60.0
+    """Between two pieces of a streamed answer."""
+    total_timeout_s: float = 600.0
+    ping_interval_s: float = 10.0
+    """A silent stream gets an SSE comment this often."""
+    commit_after_s: float = 15.0
+    """How long a stream's status line is held back, so that an early failure keeps its real status."""
+    drain_timeout_s: float = 30.0
+    """How long a gateway or a worker that was told to stop lets its requests run on."""
+    visibility_timeout_s: int = 30
+    """A task whose worker has stopped refreshing it is given to another after this long."""
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read `environ` (the process's own when None).
+
+        Raises SettingsError for a value of the wrong kind, and for an unknown
+        `CELERITY_` variable, which is most often a misspelt one.
+        """
+        env = os.environ if environ is None else environ
+        given = {name[len(PREFIX) :].lower(): value for name, value in env.items() if name.startswith(PREFIX)}
+        values: dict[str, Any] = {}
+        for f in dataclasses.fields(cls):
+            if (text := given.pop(f.name, None)) is not None and text != "":
+                values[f.name] = _parse(f.name, str(f.type), text)
+        unknown = sorted(name for name in given if name not in _OTHERS)
+        if unknown:
+            raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}; see docs/settings.md for the names")
+        state_dir = values.setdefault("state_dir", _default_state_dir())
+        values["state_dir"] = state_dir = Path(state_dir).expanduser().absolute()
+        values.setdefault("redis_url", embedded_redis_url(state_dir))
+        values.setdefault("node_id", socket.gethostname())
+        return cls(**values)
+
+    @property
+    def broker_url(self) -> str:
+        """`redis_url` as kombu spells it."""
+        scheme, _, rest = self.redis_url.partition("://")
+        return f"redis+socket://{rest}" if scheme == "unix" else self.redis_url
+
+    @property
+    def loopback_only(self) -> bool:
+        return self.host in {"127.0.0.1", "::1", "localhost"}
+
+    def to_env(self) -> dict[str, str]:
+        """Return the variables that make another process read these same settings."""
+        env: dict[str, str] = {}
+        for f in dataclasses.fields(self):
+            if (value := getattr(self, f.name)) is not None:
+                env[PREFIX + f.name.upper()] = str(value)
+        return env
+
+
+# Variables of ours that are not settings: they tell a process which role it plays.
+_OTHERS = frozenset({"replica_id", "model", "cold_start", "memory_mib", "insecure"})
+
+
+def embedded_redis_url(state_dir: Path) -> str:
+    """Return the address of the Redis that `celerity up` starts for `state_dir`."""
+    return f"unix://{state_dir / 'redis' / 'redis.sock'}"
+
+
+def _parse(name: str, kind: str, text: str) -> Any:
+    try:
+        if "int" in kind:
+            return int(text)
+        if "float" in kind:
+            return float(text)
+    except ValueError:
+        raise SettingsError(f"{PREFIX}{name.upper()} is {text!r}; a number is expected") from None
+    return Path(text).expanduser() if "Path" in kind else text

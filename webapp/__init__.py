@@ -1,0 +1,1 @@
+"""HTTP in, server-sent events out: the gateway. The only Flask."""

@@ -1,0 +1,1 @@
+"""Models, engines and the processes that hold them. Knows no HTTP; Celery only in `workers.host`."""

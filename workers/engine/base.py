@@ -1,0 +1,109 @@
+"""The protocol between an engine worker and whatever generates tokens in it.
+
+An engine knows OpenAI bodies and SSE frames; it knows no Redis, no Celery and no HTTP.
+All its coroutines run on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class EngineDeadError(Exception):
+    """The engine cannot serve any more; the process that holds it must end."""
+
+
+class RequestRefusedError(Exception):
+    """The engine refuses this one request; it goes on serving others.
+
+    `code` is one of the codes in `tasks.errors` ("invalid_request",
+    "context_length_exceeded", "unsupported_endpoint" …). `message` is safe to show.
+    """
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One request for an engine. `endpoint` is "chat", "completion" or "embedding".
+
+    `body` is the client's JSON, byte for byte, except that it was checked to be one
+    object. The engine answers under its own model id, whatever name the body has.
+    """
+
+    id: str
+    endpoint: str
+    body: bytes
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Whole SSE frames (`data: {...}\\n\\n`, one or several), to be forwarded as they are. Never `[DONE]`."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The last thing an engine says of a request that went well.
+
+    `body` is the whole JSON answer when the request does not stream, else empty.
+    """
+
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    """How full the engine is now. Read often, from any thread; it must cost nothing."""
+
+    seats: int
+    """Requests it may hold at once."""
+    running: int
+    """Requests it holds, those that wait inside it included."""
+    waiting: int = 0
+    """Of those, the ones it has no room to compute yet. Any at all closes the pull gate."""
+    kv_usage: float = 0.0
+    """Part of the KV cache in use, 0 to 1."""
+
+
+class Engine(Protocol):
+    """What a worker needs of an engine."""
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """What it can answer; known once `start` has returned."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model. Raises whatever stops it, with a text an operator can act on."""
+        ...
+
+    def run(self, job: Job) -> AsyncIterator[Frames | Result]:
+        """Generate. Any number of `Frames`, then exactly one `Result`.
+
+        Raises RequestRefusedError before the first frame when the request cannot be
+        served, and EngineDeadError at any time. Cancelling the task that iterates, or
+        closing the iterator, frees the request's seat at once.
+        """
+        ...
+
+    def load(self) -> EngineLoad: ...
+
+    async def check(self) -> None:
+        """Return while the engine lives; raise EngineDeadError otherwise. Called every second or so."""
+        ...
+
+    async def close(self) -> None:
+        """Stop, and leave no process or shared memory behind. May be called after a failed `start`."""
+        ...

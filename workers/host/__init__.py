@@ -1,0 +1,1 @@
+"""The Celery worker process that holds an engine: its coroutine pool, its consumer, its guards."""

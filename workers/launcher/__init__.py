@@ -1,0 +1,1 @@
+"""What starts and stops engine workers on this machine, chosen by name."""
