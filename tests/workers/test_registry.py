@@ -1,0 +1,172 @@
+"""models.yaml → specs: what a good file becomes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workers.engine import ENGINES
+from workers.model_schema import ENGINES as KNOWN_ENGINES
+from workers.registry import DEMO_PATH, ModelSpec, QueueSpec, Registry, SimSpec
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(tmp_path: Path, text: str, models_dir: Path | None = None) -> Registry:
+    file = tmp_path / "models.yaml"
+    file.write_text(text, "utf-8")
+    return Registry.load(file, models_dir)
+
+
+def model_folder(folder: Path, model_type: str = "llama") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return folder
+
+
+def test_every_key_reaches_the_spec(tmp_path: Path) -> None:
+    registry = load(
+        tmp_path,
+        """
+models:
+  big:
+    path: org/name
+    engine: vllm
+    aliases: [heavy]
+    pinned: true
+    memory_mib: 10400
+    max_model_len: 8192
+    replicas: {min: 1, max: 2}
+    idle_ttl_s: null
+    exclusive: true
+    engine_args: {quantization: awq, nested: {a: [1, 2.5, true, null]}}
+    tool_call_parser: hermes
+    reasoning_parser: qwen3
+    chat_template_kwargs: {enable_thinking: false}
+    queue: {max_depth: 7, max_wait_s: 9}
+""",
+    )
+    assert registry.models["big"] == ModelSpec(
+        id="big",
+        path="org/name",
+        aliases=("heavy",),
+        pinned=True,
+        memory_mib=10400,
+        max_model_len=8192,
+        replicas_min=1,
+        replicas_max=2,
+        idle_ttl_s=None,
+        exclusive=True,
+        engine_args={"quantization": "awq", "nested": {"a": [1, 2.5, True, None]}},
+        tool_call_parser="hermes",
+        reasoning_parser="qwen3",
+        chat_template_kwargs={"enable_thinking": False},
+        queue=QueueSpec(max_depth=7, max_wait_s=9.0),
+    )
+
+
+def test_what_is_left_out_has_the_default(tmp_path: Path) -> None:
+    registry = load(tmp_path, "models: {sim-a: {engine: sim}}")
+    assert registry.models["sim-a"] == ModelSpec(id="sim-a", engine="sim")
+
+
+def test_a_simulated_model_has_its_numbers(tmp_path: Path) -> None:
+    registry = load(tmp_path, "models: {s: {engine: sim, sim: {load_s: 1, ttft_ms: 5, itl_ms: 0.5, seats: 3}}}")
+    assert registry.models["s"].sim == SimSpec(load_s=1.0, ttft_ms=5.0, itl_ms=0.5, seats=3)
+
+
+def test_more_replicas_at_least_than_one_raise_the_default_limit(tmp_path: Path) -> None:
+    spec = load(tmp_path, "models: {s: {engine: sim, replicas: {min: 3}}}").models["s"]
+    assert (spec.replicas_min, spec.replicas_max) == (3, 3)
+
+
+def test_a_model_is_found_by_id_and_by_alias(tmp_path: Path) -> None:
+    registry = load(tmp_path, "models: {s: {engine: sim, aliases: [light]}}")
+    assert registry.resolve("light") is registry.resolve("s") is registry.models["s"]
+    assert registry.resolve("other") is None
+
+
+def test_a_rollout_leads_to_its_desired_model(tmp_path: Path) -> None:
+    registry = load(
+        tmp_path, "models: {new: {engine: sim}, old: {engine: sim}}\naliases: {gpt: {desired: new, previous: old}}"
+    )
+    assert registry.aliases == {"gpt": "new"}
+    assert registry.models["new"].aliases == ("gpt",)
+
+
+def test_words_that_yaml_1_1_would_turn_into_something_else_stay_text(tmp_path: Path) -> None:
+    spec = load(tmp_path, "models: {s: {engine: sim, engine_args: {a: no, b: 12:30:45, c: 0o7, d: 2001-01-01}}}")
+    assert spec.models["s"].engine_args == {"a": "no", "b": "12:30:45", "c": "0o7", "d": "2001-01-01"}
+
+
+@pytest.mark.parametrize("where", ["models_dir", "beside"])
+def test_a_relative_folder_is_found(tmp_path: Path, where: str) -> None:
+    models_dir = tmp_path / "weights"
+    folder = model_folder((models_dir if where == "models_dir" else tmp_path) / "org" / "name")
+    spec = load(tmp_path, "models: {m: {path: org/name}}", models_dir).models["m"]
+    assert spec.path == str(folder)
+
+
+def test_the_models_folder_goes_before_the_folder_of_the_file(tmp_path: Path) -> None:
+    model_folder(tmp_path / "m")
+    folder = model_folder(tmp_path / "weights" / "m")
+    assert load(tmp_path, "models: {x: {path: m}}", tmp_path / "weights").models["x"].path == str(folder)
+
+
+def test_owner_and_name_without_a_folder_is_a_repository(tmp_path: Path) -> None:
+    assert load(tmp_path, "models: {x: {path: Qwen/Qwen3-4B-AWQ}}").models["x"].path == "Qwen/Qwen3-4B-AWQ"
+
+
+def test_a_folder_on_another_machine_is_no_error_here(tmp_path: Path) -> None:
+    registry = load(tmp_path, "models: {x: {path: /nowhere/x}, y: {path: just-a-name}}")
+    assert registry.models["x"].path == "/nowhere/x"
+    assert registry.models["y"].path == str(tmp_path / "just-a-name")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "parser"),
+    [("qwen2", "hermes"), ("qwen3_moe", "hermes"), ("llama", "llama3_json"), ("mistral", "mistral"), ("opt", None)],
+)
+def test_the_tool_parser_follows_the_model_type(tmp_path: Path, model_type: str, parser: str | None) -> None:
+    folder = model_folder(tmp_path / "m", model_type)
+    assert load(tmp_path, f"models: {{x: {{path: {folder}}}}}").models["x"].tool_call_parser == parser
+
+
+def test_a_tool_parser_that_is_named_wins(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "llama")
+    spec = load(tmp_path, f"models: {{x: {{path: {folder}, tool_call_parser: hermes}}}}").models["x"]
+    assert spec.tool_call_parser == "hermes"
+
+
+def test_a_broken_config_is_left_to_the_engine(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    (folder / "config.json").write_text("{")
+    assert load(tmp_path, f"models: {{x: {{path: {folder}}}}}").models["x"].tool_call_parser is None
+
+
+def test_the_demo_model_is_found_wherever_the_file_stands(tmp_path: Path) -> None:
+    spec = load(tmp_path, f"models: {{demo: {{path: {DEMO_PATH}}}}}").models["demo"]
+    assert spec.path == str(ROOT / "deploy" / "demo_model" / "model")
+
+
+def test_the_file_in_the_repository_serves_the_demo_model() -> None:
+    registry = Registry.load(ROOT / "models.yaml")
+    assert list(registry.models) == ["demo"]
+    demo = registry.resolve("light")
+    assert demo is not None
+    assert demo.pinned
+    assert demo.tool_call_parser == "hermes"
+
+
+def test_the_examples_in_the_repository_s_file_are_valid(tmp_path: Path) -> None:
+    lines = (ROOT / "models.yaml").read_text().splitlines()
+    uncommented = [line[1:] if line.startswith(("#  ", "#aliases")) else line for line in lines]
+    registry = load(tmp_path, "\n".join(uncommented))
+    assert set(registry.models) == {"demo", "qwen2.5-7b-instruct", "sim-a"}
+    assert registry.aliases["assistant"] == "demo"
+
+
+def test_the_engines_that_may_be_named_are_those_we_have() -> None:
+    assert set(KNOWN_ENGINES) == set(ENGINES)
