@@ -2,8 +2,8 @@
 
 | key                              | type   | written by       | read by         | lives                          |
 |----------------------------------|--------|------------------|-----------------|--------------------------------|
-| celerity:request:{request}       | hash   | gateway, worker  | worker          | the request's deadline + grace |
-| celerity:stream:{request}        | stream | worker           | gateway         | STREAM_TTL_S after the last    |
+| celerity:request:{request}       | hash   | gateway, worker  | worker          | its deadlines + grace          |
+| celerity:stream:{request}        | stream | worker           | gateway         | CLAIMED_, then STREAM_TTL_S    |
 | celerity:wake:{gateway}          | stream | gateway          | same gateway    | GATEWAY_TTL_S, refreshed       |
 | celerity:gateway:{gateway}       | string | gateway          | workers         | GATEWAY_TTL_S, refreshed       |
 | celerity:control:{replica}       | stream | gateway          | that worker     | CONTROL_TTL_S after the last   |
@@ -18,7 +18,9 @@
 
 from __future__ import annotations
 
-STREAM_TTL_S = 600
+# A stream lives this long from its claim, and from its last record: nobody reads after that.
+CLAIMED_STREAM_TTL_S = 7200
+STREAM_TTL_S = 60
 GATEWAY_TTL_S = 10
 CONTROL_TTL_S = 60
 REPLICA_TTL_S = 10

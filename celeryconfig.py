@@ -1,0 +1,51 @@
+"""Celery's own options, the same for every process. No logic; docs/ARCHITECTURE.md says why."""
+
+imports = ("tasks.inference",)
+task_default_queue = "default"
+task_create_missing_queues = True
+timezone = "UTC"
+
+# Redis holds ids only; answers travel on streams, so there is nothing for a result backend.
+task_ignore_result = True
+task_serializer = "json"
+accept_content = ["json"]
+result_accept_content = ["json"]
+event_serializer = "json"
+
+# A message is acknowledged when its answer is written, and redelivered when its worker died before.
+task_acks_late = True
+task_reject_on_worker_lost = True
+task_acks_on_failure = True
+task_acks_on_timeout = True
+
+# Nothing waits inside a worker: it takes a message only while its pool says there is room.
+worker_prefetch_multiplier = 0
+worker_disable_prefetch = True
+worker_disable_rate_limits = True
+worker_consumer = "workers.host.consumer:SafeConsumer"
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_enable_prefetch_count_reduction = False
+worker_pool_restarts = False
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False
+worker_send_task_events = True
+task_send_sent_event = False
+task_track_started = False
+
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_pool_acquire_timeout = 5
+broker_transport_options = {
+    "priority_steps": [0, 9],
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "unacked_mutex_expire": 10,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+    "body_encoding": "utf-8",
+}
+
+# Ours: what lives beside the tasks in an engine worker (workers.host.resident).
+engine_resident = "tasks.engine_worker:EngineWorker"

@@ -1,0 +1,222 @@
+"""What an engine worker does besides being a Celery worker: it holds the engine, answers
+claimed calls on their streams, obeys cancellations, and says how it is.
+
+It is the pool's resident (`workers.host.resident`), chosen by `engine_resident` in
+celeryconfig. Which model it serves stands in its environment: `CELERITY_MODEL` and
+`CELERITY_REPLICA_ID`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from tasks import keys
+from tasks.connections import BLOCK_MS, async_client, command_client
+from tasks.heartbeat import Heartbeat
+from tasks.inference import Inference
+from tasks.replicas import ReplicaFacts, ReplicaRecord, ReplicaState, advance
+from tasks.request_store import ClaimStore
+from tasks.settings import Settings, SettingsError
+from tasks.streams import StreamWriter
+from workers import engine as engines
+from workers.engine.base import Engine, EngineDeadError
+from workers.host.resident import Die
+from workers.memory import tree_mib
+from workers.registry import ModelSpec, Registry
+
+log = logging.getLogger(__name__)
+
+# Above this the engine would soon have to put running requests back (vLLM's preemption).
+KV_FULL = 0.95
+_TICK_S = 1.0
+_HUNG_S = 5.0
+_MEMORY_EVERY_S = 10.0
+_RETRY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which replica of which model this process is."""
+
+    replica_id: str
+    spec: ModelSpec
+    node: str
+    device: str
+    started_at: float
+
+
+class EngineWorker:
+    """Satisfies `workers.host.resident.Resident`."""
+
+    def __init__(self, die: Die) -> None:
+        self._die = die
+        self._settings = Settings.from_env()
+        self._identity = _identity(self._settings)
+        self._state = ReplicaState.STARTING
+        self._engine: Engine | None = None
+        self._inference: Inference | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._ticked_at = time.monotonic()
+        self._memory = (float("-inf"), 0)
+        self._heartbeat = Heartbeat(
+            ReplicaRecord(command_client(self._settings.redis_url)),
+            facts=self._replica_facts,
+            gateways=lambda: self._inference.gateways() if self._inference else frozenset(),
+            on_dead_gateways=self._on_dead_gateways,
+        )
+
+    @property
+    def inference(self) -> Inference:
+        assert self._inference is not None, "tasks come only after start"
+        return self._inference
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._heartbeat.start()
+        began = time.monotonic()
+        # Importing an engine's library takes seconds, and the loop has nothing else to do yet;
+        # a thread keeps it responsive to a worker that is told to stop meanwhile.
+        engine = self._engine = await asyncio.to_thread(engines.create, self._identity.spec)
+        await engine.start()
+        self._client = async_client(self._settings.redis_url)
+        writer = StreamWriter(self._client)
+        claims = ClaimStore(self._client, self._identity.replica_id)
+        self._inference = Inference(engine, claims, writer, self._die)
+        self._background = [
+            asyncio.create_task(coroutine) for coroutine in (writer.run(), self._tick(), self._watch(), self._obey())
+        ]
+        log.info(
+            "engine ready",
+            extra={
+                "event": "engine_ready",
+                "replica": self._identity.replica_id,
+                "model": self._identity.spec.id,
+                "load_s": round(time.monotonic() - began, 1),
+            },
+        )
+
+    def limit(self) -> int:
+        if self._engine is None or self._state is not ReplicaState.READY:
+            return 0
+        load = self._engine.load()
+        return 0 if load.waiting or load.kv_usage >= KV_FULL else load.seats
+
+    def consuming(self) -> None:
+        if self._state is ReplicaState.STARTING:
+            self._move(ReplicaState.READY)
+
+    def draining(self) -> None:
+        if self._state in (ReplicaState.STARTING, ReplicaState.READY):
+            self._move(ReplicaState.DRAINING)
+
+    def lively(self) -> bool:
+        return self._state is ReplicaState.STARTING or time.monotonic() - self._ticked_at < _HUNG_S
+
+    async def close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._engine is not None:
+            await self._engine.close()
+        if self._inference is not None:
+            await self._client.aclose()
+        await asyncio.to_thread(self._heartbeat.stop, self._identity.replica_id)
+
+    def facts(self) -> dict[str, Any]:
+        load = self._engine.load() if self._engine else None
+        return {
+            "model": self._identity.spec.id,
+            "replica": self._identity.replica_id,
+            "state": self._state.value,
+            "seats": load.seats if load else 0,
+            "running": load.running if load else 0,
+            "waiting": load.waiting if load else 0,
+            "kv_usage": round(load.kv_usage, 3) if load else 0.0,
+        }
+
+    def _move(self, to: ReplicaState) -> None:
+        self._state = advance(self._state, to)
+        self._heartbeat.soon()
+        log.info(
+            "replica %s",
+            to.value,
+            extra={"event": f"replica_{to.value}", "replica": self._identity.replica_id},
+        )
+
+    def _replica_facts(self) -> ReplicaFacts | None:
+        if not self.lively():
+            return None
+        now = time.time()
+        load = self._engine.load() if self._engine and self._state is not ReplicaState.STARTING else None
+        measured_at, mib = self._memory
+        if time.monotonic() - measured_at > _MEMORY_EVERY_S:
+            mib = tree_mib(os.getpid())
+            self._memory = (time.monotonic(), mib)
+        return ReplicaFacts(
+            id=self._identity.replica_id,
+            model=self._identity.spec.id,
+            node=self._identity.node,
+            device=self._identity.device,
+            state=self._state,
+            pid=os.getpid(),
+            in_flight=load.running if load else 0,
+            seats=load.seats if load else 0,
+            kv_usage=load.kv_usage if load else 0.0,
+            memory_mib=mib,
+            started_at=self._identity.started_at,
+            last_used_at=self._inference.last_used_at if self._inference else None,
+            heartbeat_at=now,
+        )
+
+    def _on_dead_gateways(self, dead: frozenset[str]) -> None:
+        self._loop.call_soon_threadsafe(lambda: self.inference.drop_of_gateways(dead))
+
+    async def _tick(self) -> None:
+        while True:
+            self._ticked_at = time.monotonic()
+            await asyncio.sleep(_TICK_S)
+
+    async def _watch(self) -> None:
+        """End the worker when its engine has died, whether or not a request noticed."""
+        assert self._engine is not None
+        while True:
+            try:
+                await self._engine.check()
+            except EngineDeadError as error:
+                self._die(f"the engine died: {error}")
+                return
+            await asyncio.sleep(_TICK_S)
+
+    async def _obey(self) -> None:
+        """Follow this replica's control stream: the cancellations meant for it alone."""
+        key, last = keys.control(self._identity.replica_id), b"0"
+        while True:
+            try:
+                reply: Any = await self._client.execute_command(  # type: ignore[no-untyped-call]  # redis-py's own gap
+                    "XREAD", "COUNT", 1000, "BLOCK", BLOCK_MS, "STREAMS", key, last
+                )
+            except (redis.RedisError, OSError):
+                await asyncio.sleep(_RETRY_S)
+                continue
+            for _, records in (reply.items() if isinstance(reply, dict) else reply) or ():
+                for last, fields in records:  # noqa: B007 - the last id read is where the next read begins
+                    self.inference.drop(fields[b"cancel"].decode())
+
+
+def _identity(settings: Settings) -> Identity:
+    model, replica_id = os.environ.get("CELERITY_MODEL"), os.environ.get("CELERITY_REPLICA_ID")
+    if not model or not replica_id:
+        raise SettingsError(
+            "an engine worker needs CELERITY_MODEL and CELERITY_REPLICA_ID; start it with `celerity up`"
+        )
+    spec = Registry.load(settings.models, settings.models_dir).resolve(model)
+    if spec is None:
+        raise SettingsError(f"CELERITY_MODEL is {model!r}, which {settings.models} does not have")
+    return Identity(replica_id, spec, settings.node_id, os.environ.get("CELERITY_DEVICE", "cpu"), time.time())

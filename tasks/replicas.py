@@ -1,0 +1,128 @@
+"""What each engine worker says of itself, in Redis: written by it, read by `celerity status` and the loader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import redis
+
+from tasks import keys
+
+
+class ReplicaState(StrEnum):
+    """Where a replica is in its life. It never starts again under the same id."""
+
+    STARTING = "starting"  # the engine is loading
+    READY = "ready"  # consuming its model's queue
+    DRAINING = "draining"  # takes nothing new, finishes what it has
+    STOPPED = "stopped"  # gone because it was asked to
+    FAILED = "failed"  # gone without being asked
+
+
+_NEXT: dict[ReplicaState, frozenset[ReplicaState]] = {
+    ReplicaState.STARTING: frozenset({ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.FAILED}),
+    ReplicaState.READY: frozenset({ReplicaState.DRAINING, ReplicaState.FAILED}),
+    ReplicaState.DRAINING: frozenset({ReplicaState.STOPPED, ReplicaState.FAILED}),
+    ReplicaState.STOPPED: frozenset(),
+    ReplicaState.FAILED: frozenset(),
+}
+
+
+class IllegalTransitionError(Exception):
+    """A replica was to make a move that its life does not have."""
+
+
+def advance(current: ReplicaState, to: ReplicaState) -> ReplicaState:
+    """Return `to` if a replica in `current` may go there. Raises IllegalTransitionError."""
+    if to not in _NEXT[current]:
+        raise IllegalTransitionError(f"{current} -> {to}")
+    return to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFacts:
+    """A replica as it last described itself. Times are Unix seconds of the worker's clock."""
+
+    id: str
+    model: str
+    node: str
+    device: str
+    state: ReplicaState
+    pid: int
+    in_flight: int
+    seats: int
+    kv_usage: float
+    memory_mib: int
+    started_at: float
+    last_used_at: float | None
+    heartbeat_at: float
+
+    def encode(self) -> dict[Any, Any]:
+        """Return the hash as redis-py wants it: text to text."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {name: "" if value is None else str(value) for name, value in fields.items()}
+
+    @classmethod
+    def decode(cls, fields: Mapping[bytes, bytes]) -> ReplicaFacts:
+        text = {name.decode(): value.decode() for name, value in fields.items()}
+        return cls(
+            id=text["id"],
+            model=text["model"],
+            node=text["node"],
+            device=text["device"],
+            state=ReplicaState(text["state"]),
+            pid=int(text["pid"]),
+            in_flight=int(text["in_flight"]),
+            seats=int(text["seats"]),
+            kv_usage=float(text["kv_usage"]),
+            memory_mib=int(text["memory_mib"]),
+            started_at=float(text["started_at"]),
+            last_used_at=float(text["last_used_at"]) if text["last_used_at"] else None,
+            heartbeat_at=float(text["heartbeat_at"]),
+        )
+
+
+class ReplicaStore:
+    """Reads what replicas wrote."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def all(self) -> list[ReplicaFacts]:
+        """Return every replica whose heartbeat has not lapsed, oldest first."""
+        ids: Any = self._client.zrange(keys.REPLICAS, 0, -1)
+        pipe = self._client.pipeline(transaction=False)
+        for replica_id in ids:
+            pipe.hgetall(keys.replica(replica_id.decode()))
+        found = [ReplicaFacts.decode(fields) for fields in pipe.execute() if fields]
+        return sorted(found, key=lambda facts: (facts.started_at, facts.id))
+
+
+class ReplicaRecord:
+    """Writes what this worker says of itself."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def beat(self, facts: ReplicaFacts, gateways: frozenset[str]) -> frozenset[str]:
+        """Write `facts`, and return those of `gateways` that have died."""
+        asked = sorted(gateways)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hset(keys.replica(facts.id), mapping=facts.encode())
+        pipe.expire(keys.replica(facts.id), keys.REPLICA_TTL_S)
+        pipe.zadd(keys.REPLICAS, {facts.id: facts.heartbeat_at})
+        # Whoever beats also removes those that have long stopped: the set has no TTL.
+        pipe.zremrangebyscore(keys.REPLICAS, "-inf", facts.heartbeat_at - keys.REPLICA_TTL_S)
+        for gateway in asked:
+            pipe.exists(keys.gateway(gateway))
+        alive = pipe.execute()[4:]
+        return frozenset(gateway for gateway, stands in zip(asked, alive, strict=True) if not stands)
+
+    def remove(self, replica_id: str) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        pipe.unlink(keys.replica(replica_id), keys.control(replica_id))
+        pipe.zrem(keys.REPLICAS, replica_id)
+        pipe.execute()

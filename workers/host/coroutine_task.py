@@ -1,0 +1,54 @@
+"""The Celery task class whose body is a coroutine, run by `EnginePool` before Celery's tracer sees the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Reject
+
+
+class RequeueError(Exception):
+    """Raised by a coroutine to give its message back to the queue, unanswered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a coroutine ended."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+_outcome: ContextVar[Outcome] = ContextVar("outcome")
+
+
+@contextmanager
+def hand_over(outcome: Outcome) -> Iterator[None]:
+    """Make `outcome` what every `CoroutineTask` called within returns or raises."""
+    token = _outcome.set(outcome)
+    try:
+        yield
+    finally:
+        _outcome.reset(token)
+
+
+class CoroutineTask(Task):  # type: ignore[misc]  # celery ships no types
+    """`run` is an `async def`; it has no `self.request`, since it runs on another thread than Celery."""
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outcome = _outcome.get()
+        if isinstance(outcome.error, RequeueError):
+            raise Reject(str(outcome.error), requeue=True)
+        if outcome.error is None:
+            return outcome.value
+        if isinstance(outcome.error, Exception):
+            raise outcome.error
+        # Celery reads a BaseException as an order to stop the worker.
+        raise RuntimeError(f"{type(outcome.error).__name__}: {outcome.error}")

@@ -1,0 +1,283 @@
+"""A Celery pool that runs tasks as coroutines on one event loop.
+
+Celery keeps the main thread: its hub takes messages, acknowledges them, fires time
+limits. A second thread runs one asyncio loop, on which the engine lives. A task is
+accepted on the hub, its `run` coroutine goes to the loop, and when it ends its outcome
+comes back through a socket pair: the hub must find it in its poll phase, since a
+callback queued while the hub runs its ready list waits for the next poll, up to a second
+later. Only then does Celery's own tracer run, on the hub, and find the outcome already
+there (`CoroutineTask`). So all of Celery's code stays in one thread and no blocking call
+ever runs on the engine's loop.
+
+Named in the environment of an engine worker:
+`CELERY_CUSTOM_WORKER_POOL=workers.host.pool:EnginePool celery -A tasks.app worker -P custom`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+from celery.concurrency.base import BasePool
+from celery.utils.imports import symbol_by_name
+from celery.worker import state as worker_state
+from kombu.asynchronous import get_event_loop
+
+from workers.host.coroutine_task import Outcome, hand_over
+from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
+
+log = logging.getLogger(__name__)
+
+# A worker whose engine died must be gone within this, whatever still hangs.
+_DEATH_S = 5.0
+_CLOSE_S = 30.0
+EX_FAILURE = 1
+
+
+@dataclass(eq=False)
+class _Job:
+    """One task from acceptance to its last callback. `pid` only tells jobs apart."""
+
+    pid: int
+    target: Callable[..., Any]
+    args: tuple[Any, ...]
+    callback: Callable[..., Any] | None
+    timeout_callback: Callable[..., Any] | None
+    pool: EnginePool
+    started_at: float = field(default_factory=time.monotonic)
+    timers: list[Any] = field(default_factory=list)
+    task: asyncio.Task[Any] | None = None
+    stop_reason: str | None = None
+    silent: bool = False
+
+    def terminate(self, signal: int | None = None) -> None:
+        """Celery calls this on a revoke; it does the bookkeeping itself."""
+        self.pool.terminate_job(self.pid, signal)
+
+
+class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
+    """One engine, any number of coroutines."""
+
+    signal_safe = True
+    body_can_be_buffer = True
+    task_join_will_block = True
+
+    def on_start(self) -> None:
+        """Load the engine and return when it can serve; only then does the consumer start."""
+        self._hub: Any = get_event_loop()
+        self._jobs: dict[int, _Job] = {}
+        self._pids = itertools.count(1)
+        self._ended: deque[tuple[_Job, Outcome]] = deque()
+        self._read_end, self._write_end = socket.socketpair()
+        self._read_end.setblocking(False)
+        self._write_end.setblocking(False)
+        self._dying = False
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
+        self._thread.start()
+        self.resident: Resident = symbol_by_name(self.app.conf.engine_resident)(self.die)
+        self.app.resident = self.resident
+        self._start_resident()
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        # Again after every reconnect: the hub drops its readers then.
+        hub.add_reader(self._read_end.fileno(), self._on_ended)
+        self.resident.consuming()
+
+    def on_apply(  # noqa: PLR0917 - the signature is Celery's
+        self,
+        target: Callable[..., Any],
+        args: Any,
+        kwargs: Any = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        timeout_callback: Callable[..., Any] | None = None,
+        timeout: float | None = None,
+        soft_timeout: float | None = None,
+        **_: Any,
+    ) -> _Job:
+        job = _Job(next(self._pids), target, tuple(args), callback, timeout_callback, self)
+        self._jobs[job.pid] = job
+        if accept_callback:
+            accept_callback(job.pid, time.monotonic())
+        name, _id, request = args[0], args[1], args[2]
+        coroutine = self.app.tasks[name].run(*request["args"], **request["kwargs"])
+        if soft_timeout:
+            job.timers.append(self._hub.timer.call_after(soft_timeout, self._on_soft_limit, (job, soft_timeout)))
+        if timeout:
+            job.timers.append(self._hub.timer.call_after(timeout, self._on_hard_limit, (job, timeout)))
+        self._loop.call_soon_threadsafe(self._spawn, job, coroutine)
+        return job
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+        # Celery writes the task's end itself, so no callback of ours may follow:
+        # it would turn REVOKED into FAILURE.
+        if job := self._jobs.get(pid):
+            job.silent = True
+            self._cancel(job, TERMINATED)
+
+    def on_close(self) -> None:
+        self.resident.draining()
+
+    def on_stop(self) -> None:
+        """Wait for every task, with a limit, then close the engine.
+
+        The hub does not run any more, so its timers, our outcomes and the acks that
+        follow from them are pumped here; without that, a drain that ends in SIGKILL
+        would run every finished task again.
+        """
+        give_up = time.monotonic() + self.app.conf.engine_drain_s
+        while self._jobs and not self._dying:
+            if time.monotonic() > give_up:
+                log.warning("drain ended early", extra={"event": "drain_timeout", "tasks": len(self._jobs)})
+                break
+            self._pump()
+        self.on_terminate()
+
+    def on_terminate(self) -> None:
+        """Abort what still runs, and close the engine."""
+        for job in list(self._jobs.values()):
+            self._cancel(job, STOPPING)
+        give_up = time.monotonic() + 2.0
+        while self._jobs and time.monotonic() < give_up:
+            self._pump()
+        self._close_resident()
+
+    def grow(self, n: int = 1) -> None:
+        """Do nothing: the engine decides how many requests it holds. Flower's button calls this."""
+
+    def shrink(self, n: int = 1) -> None:
+        """Do nothing, as `grow`."""
+
+    @property
+    def num_processes(self) -> int:
+        """Return the limit on tasks held; Celery takes a message only below it (`worker_disable_prefetch`)."""
+        return 0 if self._dying else self.resident.limit()
+
+    def die(self, reason: str) -> None:
+        """End this process non-zero: at once when it can, by force when it hangs. From any thread."""
+        if self._dying:
+            return
+        self._dying = True
+        log.critical("worker dies: %s", reason, extra={"event": "worker_dies", "reason": reason})
+        threading.Timer(_DEATH_S, os._exit, (EX_FAILURE,)).start()
+        self._hub.call_soon(self._stop_worker)
+
+    def _stop_worker(self) -> None:
+        # The tasks' coroutines fail by themselves, since their engine is dead; `on_stop`
+        # hands those outcomes in before the process ends.
+        worker_state.should_stop = EX_FAILURE
+
+    def _get_info(self) -> dict[str, Any]:
+        return {
+            **super()._get_info(),
+            "max-concurrency": self.resident.limit(),
+            "running": len(self._jobs),
+            "processes": [os.getpid()],
+            "timeouts": [None, None],
+            "engine": self.resident.facts(),
+        }
+
+    def _start_resident(self) -> None:
+        starting = asyncio.run_coroutine_threadsafe(self.resident.start(), self._loop)
+        try:
+            while not starting.done():
+                if worker_state.should_stop is not None or worker_state.should_terminate is not None:
+                    starting.cancel()
+                    raise SystemExit(0)
+                time.sleep(0.05)
+            starting.result()
+        except SystemExit:
+            self._close_resident()
+            raise
+        except Exception as error:  # process boundary: whatever stops the engine ends the worker
+            log.critical("engine did not start: %s", error, extra={"event": "engine_start_failed"})
+            self._close_resident()
+            raise SystemExit(EX_FAILURE) from error
+
+    def _close_resident(self) -> None:
+        closing = asyncio.run_coroutine_threadsafe(self.resident.close(), self._loop)
+        try:
+            closing.result(_CLOSE_S)
+        except Exception as error:  # noqa: BLE001 - process boundary: the process ends either way
+            log.error("engine did not close: %r", error, extra={"event": "engine_close_failed"})
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    def _spawn(self, job: _Job, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """On the loop: start the coroutine, and send its outcome back when it ends."""
+        job.task = self._loop.create_task(coroutine)
+        if job.stop_reason is not None:
+            job.task.cancel(job.stop_reason)
+        job.task.add_done_callback(lambda task: self._send(job, _outcome(task)))
+
+    def _send(self, job: _Job, outcome: Outcome) -> None:
+        self._ended.append((job, outcome))
+        # A full pipe holds wake-ups that the hub has not seen yet: one is enough.
+        with contextlib.suppress(BlockingIOError):
+            self._write_end.send(b"\0")
+
+    def _cancel(self, job: _Job, reason: str) -> None:
+        job.stop_reason = reason
+        self._loop.call_soon_threadsafe(lambda: job.task and job.task.cancel(reason))
+
+    def _on_ended(self, *_: Any) -> None:
+        """On the hub: finish every task whose coroutine has ended. Must never raise: that would end the worker."""
+        with contextlib.suppress(BlockingIOError):
+            while self._read_end.recv(4096):
+                pass
+        while self._ended:
+            job, outcome = self._ended.popleft()
+            try:
+                self._finish(job, outcome)
+            except Exception:
+                log.exception("task not finished", extra={"event": "task_finish_failed"})
+
+    def _finish(self, job: _Job, outcome: Outcome) -> None:
+        if self._jobs.pop(job.pid, None) is None:
+            return
+        for timer in job.timers:
+            timer.cancel()
+        if job.silent:
+            return
+        with hand_over(outcome):
+            failed, result, _ = job.target(*job.args)
+        if job.callback:
+            job.callback((failed, result, time.monotonic() - job.started_at))
+
+    def _on_soft_limit(self, job: _Job, limit_s: float) -> None:
+        if job.timeout_callback and job.pid in self._jobs:
+            job.timeout_callback(soft=True, timeout=limit_s)
+            self._cancel(job, TIME_LIMIT)
+
+    def _on_hard_limit(self, job: _Job, limit_s: float) -> None:
+        if job.timeout_callback and job.pid in self._jobs:
+            job.silent = True  # on_timeout stores the failure and acknowledges
+            job.timeout_callback(soft=False, timeout=limit_s)
+            self._cancel(job, TIME_LIMIT)
+
+    def _pump(self) -> None:
+        self._hub.fire_timers()
+        self._on_ended()
+        for callback in self._hub._pop_ready():
+            callback()
+        time.sleep(0.01)
+
+
+def _outcome(task: asyncio.Task[Any]) -> Outcome:
+    if task.cancelled():
+        return Outcome(error=asyncio.CancelledError())
+    if error := task.exception():
+        return Outcome(error=error)
+    return Outcome(value=task.result())

@@ -1,0 +1,52 @@
+"""What lives on the pool's event loop beside the tasks.
+
+The pool knows neither engines nor Redis keys; it starts one resident, asks it how much
+work fits, and tells it when the worker drains. Which resident that is, is named by the
+Celery setting `engine_resident` ("module:Class"; the class is called with the pool's
+`die`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+# Why a task's coroutine was cancelled: the message of its CancelledError.
+TIME_LIMIT = "time limit"
+TERMINATED = "terminated"
+STOPPING = "the worker stops"
+
+# Ends the worker, non-zero, with this reason in the log. Callable from any thread.
+Die = Callable[[str], None]
+
+
+class Resident(Protocol):
+    """Coroutines run on the pool's loop; plain methods are called from Celery's main thread."""
+
+    async def start(self) -> None:
+        """Return when tasks may come. Whatever it raises ends the worker."""
+        ...
+
+    def limit(self) -> int:
+        """Return the most tasks the worker may hold now, those it holds already included."""
+        ...
+
+    def consuming(self) -> None:
+        """The worker takes tasks from now on (also after every reconnect)."""
+        ...
+
+    def draining(self) -> None:
+        """The worker takes no more tasks and finishes the ones it has."""
+        ...
+
+    def lively(self) -> bool:
+        """Say whether the loop has run lately. A worker whose loop hangs must lose its tasks."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; also after a `start` that failed or was cancelled."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `celery inspect stats` and Flower show of the engine; JSON values."""
+        ...
