@@ -1,0 +1,1 @@
+"""The built-in demo model: a toy that proves the whole path, from the HTTP request to the engine and back."""
