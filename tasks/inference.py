@@ -46,10 +46,11 @@ async def infer(request_id: str) -> str:
 
 @dataclass(slots=True)
 class _Held:
-    """A call this worker is answering."""
+    """A delivery this worker has taken; the same call may be delivered twice."""
 
+    request_id: str
     task: asyncio.Task[object]
-    gateway: str
+    gateway: str = ""
     dropped: bool = False
 
     def drop(self) -> None:
@@ -66,7 +67,7 @@ class Inference:
         self._claims = claims
         self._writer = writer
         self._die = die
-        self._held: dict[str, _Held] = {}
+        self._held: dict[asyncio.Task[object], _Held] = {}
         self.last_used_at: float | None = None
 
     def gateways(self) -> frozenset[str]:
@@ -75,8 +76,9 @@ class Inference:
 
     def drop(self, request_id: str) -> None:
         """Abort the call if it is held here; its client has left."""
-        if held := self._held.get(request_id):
-            held.drop()
+        for held in self._held.values():
+            if held.request_id == request_id:
+                held.drop()
 
     def drop_of_gateways(self, gateways: frozenset[str]) -> None:
         """Abort what dead gateways were waiting for."""
@@ -89,28 +91,42 @@ class Inference:
 
         Raises RequeueError when another worker should have it.
         """
-        claim = await self._claims.claim(request_id)
+        task = asyncio.current_task()
+        assert task is not None
+        # Before the claim: a cancellation may overtake the claim's own reply.
+        held = self._held[task] = _Held(request_id, task)
+        try:
+            return await self._serve(held)
+        except asyncio.CancelledError:
+            if held.dropped:
+                return "cancelled"
+            raise
+        finally:
+            del self._held[task]
+
+    async def _serve(self, held: _Held) -> str:
+        claim = await self._claims.claim(held.request_id)
         while isinstance(claim, Refusal):
             if claim.verdict is Verdict.GONE:
                 return "gone"
             if claim.verdict is not Verdict.HELD:
-                return await self._refuse(request_id, claim)
+                return await self._refuse(held.request_id, claim)
             await asyncio.sleep(_HELD_S)
-            claim = await self._claims.claim(request_id)
+            claim = await self._claims.claim(held.request_id)
+        if held.dropped:
+            # The client's cancellation reached us while the claim's reply was being read,
+            # where asyncio (of Python 3.11, in `timeout`) swallows it.
+            raise asyncio.CancelledError
         self.last_used_at = time.time()
-        task = asyncio.current_task()
-        assert task is not None
-        held = self._held[request_id] = _Held(task, claim.call.gateway)
-        outlet = self._writer.open(request_id, claim.attempt, lost=held.drop)
+        held.gateway = claim.call.gateway
+        outlet = self._writer.open(held.request_id, claim.attempt, lost=held.drop)
         try:
             return await self._answer(claim.call, outlet)
         except asyncio.CancelledError as error:
             if held.dropped:
                 self._writer.discard(outlet)
-                return "cancelled"
+                raise
             return await self._interrupted(outlet, str(error))
-        finally:
-            del self._held[request_id]
 
     async def _answer(self, call: Call, outlet: Outlet) -> str:
         last: Done | Failed

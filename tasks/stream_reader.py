@@ -66,8 +66,14 @@ class StreamReader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return once the reader has ended; it may take one blocking read."""
+        """Return once the reader has ended."""
         self._stopping = True
+        wake = keys.wake(self._gateway_id)
+        try:
+            self._client.xadd(wake, {"r": ""}, maxlen=1)
+            self._client.expire(wake, keys.GATEWAY_TTL_S)
+        except (redis.RedisError, OSError):
+            log.debug("the reader ends by itself, after its blocking read")
         self._thread.join(BLOCK_MS / 1000 + 2)
         self._client.close()
 

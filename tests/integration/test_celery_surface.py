@@ -1,0 +1,118 @@
+"""What Celery's own tools see of an engine worker is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tasks.envelope import INFER, envelope
+from tasks.messages import Started
+from tasks.queues import Priority
+from tests.stack import REPOSITORY, Stack, Worker, chat
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def slow(running: Stack) -> Worker:
+    return running.worker("slow")
+
+
+def celery(running: Stack, *args: str) -> Any:
+    """Run a celery command as an operator would, and return its JSON."""
+    command = [sys.executable, "-m", "celery", "-q", "-A", "tasks.app", *args, "--json"]
+    done = subprocess.run(command, capture_output=True, cwd=REPOSITORY, env={**os.environ, **running.env}, check=True)
+    replies = json.loads(done.stdout)
+    (answer,) = (replies[0] if isinstance(replies, list) else replies).values()
+    return answer
+
+
+def test_inspect_active_shows_the_running_request_without_its_prompt(running: Stack, slow: Worker) -> None:
+    dispatcher = running.dispatcher()
+    call = chat("a-secret-prompt", model="slow", max_tokens=10_000, gateway=dispatcher.gateway_id)
+    answer = dispatcher.submit(call, max_depth=9)
+    assert isinstance(answer.next(10), Started)
+    active = celery(running, "inspect", "active")
+    answer.close()
+    assert [task["id"] for task in active] == [call.id]
+    assert active[0]["name"] == INFER
+    assert active[0]["acknowledged"] is False
+    assert "a-secret-prompt" not in json.dumps(active)
+
+
+def test_stats_show_the_pool_and_its_engine(running: Stack, slow: Worker) -> None:
+    pool = celery(running, "inspect", "stats")["pool"]
+    assert pool["implementation"] == "workers.host.pool:EnginePool"
+    assert pool["max-concurrency"] == 2
+    assert pool["processes"] == [slow.process.pid]
+    assert pool["engine"]["model"] == "slow"
+    assert pool["engine"]["state"] == "ready"
+
+
+@pytest.mark.parametrize("button", ["pool_grow", "pool_shrink"])
+def test_flowers_buttons_do_no_harm(running: Stack, slow: Worker, button: str) -> None:
+    assert "ok" in celery(running, "control", button, "1")
+    assert slow.process.poll() is None
+
+
+def test_revoking_a_running_request_frees_its_seat(running: Stack, slow: Worker) -> None:
+    dispatcher = running.dispatcher()
+    call = chat("x", model="slow", max_tokens=10_000, gateway=dispatcher.gateway_id)
+    answer = dispatcher.submit(call, max_depth=9)
+    assert isinstance(answer.next(10), Started)
+    celery(running, "control", "terminate", "SIGTERM", call.id)
+    client = running.client()
+    wait_until(lambda: client.hlen("unacked") == 0, "the message to be acknowledged")
+    wait_until(lambda: celery(running, "inspect", "stats")["pool"]["running"] == 0, "the seat to be free")
+    answer.close()
+    client.close()
+
+
+def test_our_message_is_celerys_own(running: Stack) -> None:
+    """Field by field what `apply_async` writes, but for the ids and the empty reply address."""
+    app = Celery("reference", broker=running.settings.broker_url)
+    app.conf.update(broker_transport_options={"priority_steps": [0, 9], "body_encoding": "utf-8"})
+    app.conf.task_ignore_result = True
+    app.send_task(
+        INFER,
+        args=("req_1",),
+        task_id="req_1",
+        queue="reference",
+        priority=9,
+        argsrepr="-",
+        kwargsrepr="-",
+        time_limit=40,
+        soft_time_limit=30,
+        ignore_result=True,
+    )
+    app.close()
+    client = running.client()
+    (raw,) = client.lrange("reference\x06\x169", 0, -1)
+    client.delete("reference\x06\x169")
+    client.close()
+    theirs, ours = (
+        json.loads(raw),
+        json.loads(
+            envelope(
+                task=INFER,
+                task_id="req_1",
+                args=("req_1",),
+                queue="reference",
+                priority=Priority.BULK,
+                time_limit_s=30,
+            )
+        ),
+    )
+    for message in (theirs, ours):
+        message["headers"].pop("origin")
+        for own in ("reply_to", "delivery_tag", "argsrepr", "kwargsrepr"):
+            message["properties"].pop(own, None)
+        message["body"] = json.loads(message["body"])
+    assert ours == theirs
