@@ -1,0 +1,294 @@
+"""The vLLM engine: vLLM as a library, with its own OpenAI layer. The only module that imports vllm.
+
+Handlers, chunk shapes, chat templates and parsers are vLLM's, and so are the bytes; no
+HTTP server of vLLM's runs. vLLM's HTTP layer has limits of its own, but those on bodies
+are in the request classes that are used here. What is added: one job in, frames and a
+result out, refusals in our codes, and an end that leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_requests
+from workers.engine.base import EngineDeadError, EngineLoad, Frames, Job, RequestRefusedError, Result
+from workers.engine.orphan import SCRATCH_PREFIX
+from workers.engine.vllm_gauges import Gauges
+from workers.registry import ModelSpec
+
+# vLLM reads these while it is imported, so they stand above its imports.
+os.environ.update({name: os.environ.get(name, value) for name, value in vllm_args.ENVIRONMENT.items()})
+
+import huggingface_hub.constants
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import State
+from starlette.requests import Request
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+log = logging.getLogger(__name__)
+
+_CLOSE_S = 10.0
+_HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
+
+
+class EngineLoadError(Exception):
+    """vLLM could not load the model. The text names the model and vLLM's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """How one endpoint is answered."""
+
+    parse: TypeAdapter
+    handler: Callable[[Any, Request], Coroutine[Any, Any, Any]]
+    id_prefix: str
+    """What vLLM writes before a request's id in an answer."""
+
+
+class VllmEngine:
+    """One model in one vLLM engine; see `workers.engine.base.Engine`.
+
+    Every coroutine runs on the loop that ran `start`. Loading and shutting down
+    block for seconds to minutes, so each runs in a thread beside the loop.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._llm: Any = None
+        self._loading: asyncio.Future[Any] | None = None
+        self._scratch: str | None = None
+        self._routes: dict[str, _Route] = {}
+        self._gauges = Gauges()
+        self._seats = 0
+        self._in_flight = 0
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        return frozenset(self._routes)
+
+    async def start(self) -> None:
+        """Load the model and answer one short request of each kind.
+
+        Raises EngineArgumentError or EngineLoadError.
+        """
+        args = self._arguments()
+        self._prepare_environment()
+        self._loading = asyncio.ensure_future(asyncio.to_thread(_load, args))
+        try:
+            self._llm = await asyncio.shield(self._loading)
+        except Exception as exc:
+            raise EngineLoadError(
+                f"model {self._spec.id}: vLLM could not load {args.model}: {type(exc).__name__}: {exc}"
+            ) from exc
+        # In place of vLLM's own loggers, one of which keeps Prometheus series at every step.
+        self._llm.logger_manager.stat_loggers = [self._gauges]
+        _log_like_ours()
+        self._seats = self._llm.vllm_config.scheduler_config.max_num_seqs
+        self._routes = await _routes(self._llm, args)
+        await self._warm_up()
+
+    async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
+        """See `Engine.run`. Usage is vLLM's own count, also where the client did not ask for it."""
+        route = self._routes.get(job.endpoint)
+        if route is None:
+            raise vllm_errors.unsupported(job.endpoint, self.endpoints, self._spec.id)
+        request = self._request(route, job)
+        # The handlers leave their token counts in the state of an HTTP request.
+        http = Request({"type": "http", "headers": [], "state": {}})
+        self._in_flight += 1
+        try:
+            answer = await self._answer(job, route.handler(request, http))
+            if not isinstance(answer, AsyncGenerator):
+                result = vllm_answers.result(answer)
+            else:
+                finish = ""
+                async with contextlib.aclosing(answer) as frames:
+                    async for frame in frames:
+                        if frame == vllm_answers.DONE:
+                            continue
+                        if (error := vllm_answers.error(frame)) is not None:
+                            self._raise(job, *error)
+                        finish = vllm_answers.finish_reason(frame) or finish
+                        yield Frames(frame.encode())
+                usage = http.state.request_metadata.final_usage_info
+                result = vllm_answers.result_of_stream(finish, usage)
+        finally:
+            self._in_flight -= 1
+        yield result
+
+    def load(self) -> EngineLoad:
+        running = self._in_flight
+        if running == 0:  # the numbers of the last step would stand until the next request
+            return EngineLoad(seats=self._seats, running=0)
+        gauges = self._gauges
+        return EngineLoad(seats=self._seats, running=running, waiting=gauges.waiting, kv_usage=gauges.kv_usage)
+
+    def unfinished(self) -> int:
+        """Return how many sequences vLLM holds: the choices of every request it has not finished or aborted."""
+        return 0 if self._llm is None else int(self._llm.get_num_unfinished_requests())
+
+    async def check(self) -> None:
+        if self._llm is None or self._llm.errored:
+            raise EngineDeadError(f"the vLLM engine of model {self._spec.id} has died")
+
+    async def close(self) -> None:
+        """Stop the engine's processes. Requests that still run end with EngineDeadError."""
+        if self._loading is not None:
+            if not self._loading.done():
+                _kill_children()  # which ends the load at once
+            with contextlib.suppress(Exception):
+                self._llm = await self._loading
+            self._loading = None
+        llm, self._llm, self._routes = self._llm, None, {}
+        if llm is not None:
+            llm.output_processor.propagate_error(VllmEngineDeadError())
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # or it would report our closing as a failure
+            await asyncio.to_thread(llm.shutdown, _CLOSE_S)
+            await asyncio.sleep(0)  # the sockets are closed by a callback on the loop
+            del llm
+            gc.collect()  # or its __del__ runs when the interpreter has taken its modules apart, and fails
+        multiprocessing.active_children()  # collects those that have ended
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _arguments(self) -> Any:
+        spec = self._spec
+        parser = make_arg_parser(FlexibleArgumentParser())
+
+        def refuse(message: str) -> NoReturn:
+            raise vllm_args.EngineArgumentError(f"model {spec.id}: engine_args: {message}")
+
+        parser.error = refuse
+        options = {option for action in parser._actions for option in action.option_strings}
+        wanted = vllm_args.engine_args(spec, cpu=current_platform.is_cpu())
+        return parser.parse_args(vllm_args.command_line(spec, wanted, options))
+
+    def _prepare_environment(self) -> None:
+        """Set what vLLM and its processes read from the environment, for this model."""
+        self._scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
+        os.environ.update(vllm_args.scratch_environment(self._scratch, usual=tempfile.gettempdir()))
+        if vllm_args.is_folder(self._spec):
+            os.environ["HF_HUB_OFFLINE"] = "1"
+            huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read on import
+        if current_platform.is_cpu():
+            usable = len(os.sched_getaffinity(0))
+            os.environ.update(vllm_args.cpu_environment(self._spec, cpus=usable))
+
+    async def _warm_up(self) -> None:
+        for endpoint in sorted(self.endpoints):
+            job = vllm_requests.warm_up(endpoint)
+            try:
+                async for _ in self.run(job):
+                    pass
+            except RequestRefusedError as exc:  # a base model has no chat template
+                log.info("endpoint refuses", extra={"event": "warm_up_refused", "endpoint": endpoint, "code": exc.code})
+
+    def _request(self, route: _Route, job: Job) -> Any:
+        """Parse the body as vLLM's own server would, under our model id and request id."""
+        body = vllm_requests.body(job, model=self._spec.id, id_prefix=route.id_prefix)
+        try:
+            return route.parse.validate_python(body)
+        except ValidationError as exc:
+            raise vllm_errors.invalid_body(body, exc.errors(include_url=False, include_input=False)) from None
+        except Exception as exc:  # noqa: BLE001 - validators of vLLM's raise errors of its own
+            self._raise_for(job, exc)
+
+    async def _answer(self, job: Job, handling: Coroutine[Any, Any, Any]) -> Any:
+        """Return vLLM's answer to one job: a generator of frames, or a whole response."""
+        try:
+            answer = await (handling if job.stream else _cancellable(handling))
+        except Exception as exc:  # noqa: BLE001 - the boundary to vLLM: a bad request may raise anything
+            self._raise_for(job, exc)
+        if isinstance(answer, ErrorResponse):
+            self._raise(job, answer.error.code, answer.error.message, answer.error.param)
+        return answer
+
+    def _raise_for(self, job: Job, exc: Exception) -> NoReturn:
+        if isinstance(exc, VllmEngineDeadError):
+            raise EngineDeadError(f"the vLLM engine of model {self._spec.id} has died") from None
+        error = create_error_response(exc).error
+        if error.code >= 500:  # its text may hold the prompt
+            log.error("engine failed", extra={"event": "engine_failed", "request": job.id, "kind": type(exc).__name__})
+        self._raise(job, error.code, error.message, error.param)
+
+    def _raise(self, job: Job, status: int, message: str, param: str | None) -> NoReturn:
+        """Raise what vLLM reported. Of a dead engine, every request reports something."""
+        if self._llm is None or self._llm.errored:
+            raise EngineDeadError(f"the vLLM engine of model {self._spec.id} has died")
+        raise vllm_errors.refusal(job.endpoint, status, message, param) from None
+
+
+async def _cancellable(handling: Coroutine[Any, Any, Any]) -> Any:
+    """Run a handler to its end, or to our cancellation.
+
+    vLLM turns a cancellation into an answer of its own. In a task beside ours it may;
+    ours keeps the cancellation, and the reason in its message.
+    """
+    task = asyncio.ensure_future(handling)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+def _load(args: Any) -> Any:
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+
+
+async def _routes(llm: Any, args: Any) -> dict[str, _Route]:
+    """Return the routes of what this model can do."""
+    tasks = await llm.get_supported_tasks()
+    state = State()
+    await init_app_state(llm, state, args, tasks)
+    routes: dict[str, _Route] = {}
+    if "generate" in tasks:
+        chat, completion = state.openai_serving_chat, state.openai_serving_completion
+        routes["chat"] = _Route(TypeAdapter(ChatCompletionRequest), chat.create_chat_completion, "chatcmpl-")
+        routes["completion"] = _Route(TypeAdapter(CompletionRequest), completion.create_completion, "cmpl-")
+    if getattr(state, "serving_embedding", None) is not None:
+        routes["embedding"] = _Route(TypeAdapter(EmbeddingRequest), state.serving_embedding, "embd-")
+    return routes
+
+
+def _log_like_ours() -> None:
+    """Send vLLM's warnings and worse where our own records go, except for what may hold a prompt."""
+    logger = logging.getLogger("vllm")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
+    # These report the failure of a request, with its text; what became of it is told by our refusal.
+    for name in _HANDLE_REQUESTS:
+        logging.getLogger(f"vllm.{name}").setLevel(logging.CRITICAL + 1)
+
+
+def _kill_children() -> None:
+    for process in multiprocessing.active_children():
+        if process.name.startswith("EngineCore"):
+            process.kill()

@@ -1,0 +1,28 @@
+"""How full vLLM's scheduler is, as it says itself after each step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Gauges:
+    """Stands in for vLLM's stat loggers. vLLM calls `record` once a step, on the engine's loop; anyone may read.
+
+    The numbers are those of the last step: they stand still while nothing runs.
+    """
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting = 0
+        self.kv_usage = 0.0
+
+    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+        if scheduler_stats is not None:
+            self.running = scheduler_stats.num_running_reqs
+            self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            self.kv_usage = scheduler_stats.kv_cache_usage
+
+    def ignore(self, *_: Any, **__: Any) -> None:
+        """The rest of vLLM's interface: nothing is logged."""
+
+    log = log_engine_initialized = record_sleep_state = record_admission_rejection = ignore
