@@ -40,7 +40,7 @@ class Dispatcher(Protocol):
     """Accepts calls for the queue of their model."""
 
     def submit(self, call: Call, *, max_depth: int) -> Answer:
-        """Queue the call durably and follow it.
+        """Queue the call durably and follow it. An empty `call.gateway` becomes this dispatcher's own.
 
         Raises ServerOverloadedError when `max_depth` calls wait already for its model,
         ServiceUnavailableError when Redis is out of reach.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import secrets
 import threading
@@ -37,6 +38,8 @@ class RedisDispatcher:
 
     def submit(self, call: Call, *, max_depth: int) -> Answer:
         self._start()
+        if not call.gateway:
+            call = dataclasses.replace(call, gateway=self.gateway_id)
         inbox = self._reader.follow(call.id)
         try:
             ticket = self._admit(call, max_depth)

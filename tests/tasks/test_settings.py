@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.settings import Settings, SettingsError
+
+
+def test_without_a_redis_url_the_embedded_one_of_the_state_folder_is_meant(tmp_path: Path) -> None:
+    settings = Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path)})
+    assert settings.redis_url == f"unix://{tmp_path}/redis/redis.sock"
+    assert settings.broker_url == f"redis+socket://{tmp_path}/redis/redis.sock"
+
+
+def test_a_url_over_tcp_is_the_same_for_kombu(tmp_path: Path) -> None:
+    settings = Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_REDIS_URL": "redis://h:1/0"})
+    assert settings.broker_url == "redis://h:1/0"
+
+
+def test_values_have_the_type_of_their_field(tmp_path: Path) -> None:
+    settings = Settings.from_env(
+        {
+            "CELERITY_STATE_DIR": str(tmp_path),
+            "CELERITY_PORT": "8010",
+            "CELERITY_PING_INTERVAL_S": "2.5",
+            "CELERITY_MODELS": "m.yaml",
+        }
+    )
+    assert (settings.port, settings.ping_interval_s, settings.models) == (8010, 2.5, Path("m.yaml"))
+
+
+def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
+    assert Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_PORT": ""}).port == 8000
+
+
+def test_a_wrong_value_names_its_variable(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="CELERITY_PORT is 'http'; a number is expected"):
+        Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_PORT": "http"})
+
+
+def test_a_misspelt_variable_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="CELERITY_PROT"):
+        Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_PROT": "1"})
+
+
+def test_settings_pass_whole_to_another_process(tmp_path: Path) -> None:
+    settings = Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_PORT": "8010"})
+    assert Settings.from_env(settings.to_env()) == settings
+
+
+@pytest.mark.parametrize(
+    ("host", "only"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("10.0.0.1", False)]
+)
+def test_loopback_is_recognised(tmp_path: Path, host: str, only: bool) -> None:
+    settings = Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_HOST": host})
+    assert settings.loopback_only is only

@@ -1,0 +1,154 @@
+"""The writer of answers, against a Redis that does what it is told: order, repeats, fencing, loss."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import redis
+
+from tasks.messages import Done
+from tasks.streams import Outlet, StreamWriter
+
+
+class FakePipeline:
+    def __init__(self, server: FakeRedis) -> None:
+        self._server = server
+        self._commands: list[tuple[Any, ...]] = []
+
+    def execute_command(self, *command: Any) -> None:
+        self._commands.append(command)
+
+    async def execute(self, *, raise_on_error: bool) -> list[object]:
+        assert not raise_on_error
+        return await self._server.run(self._commands)
+
+
+class FakeRedis:
+    """Keeps streams as Redis does: increasing ids only, and none that does not stand."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, list[tuple[str, bytes]]] = {"celerity:stream:r": [("1-0", b"started")]}
+        self.other: list[tuple[Any, ...]] = []
+        self.lose_replies = 0
+        self.round_trips = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def pipeline(self, *, transaction: bool) -> FakePipeline:
+        assert not transaction
+        return FakePipeline(self)
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[object]:
+        await self.gate.wait()
+        self.round_trips += 1
+        replies = [self._one(command) for command in commands]
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise redis.ConnectionError("the reply was lost")
+        return replies
+
+    def _one(self, command: tuple[Any, ...]) -> object:
+        if command[0] != "XADD":
+            self.other.append(command)
+            return 1
+        _, key, option, record_id, _, kind, *rest = command
+        assert option == "NOMKSTREAM"
+        if key not in self.streams:
+            return None
+        last = tuple(map(int, self.streams[key][-1][0].split("-")))
+        if tuple(map(int, record_id.split("-"))) <= last:
+            return redis.ResponseError("The ID specified in XADD is equal or smaller than the target stream top item")
+        self.streams[key].append((record_id, rest[-1] if kind == b"delta" else kind))
+        return record_id.encode()
+
+
+def written(server: FakeRedis) -> list[tuple[str, bytes]]:
+    return server.streams["celerity:stream:r"][1:]
+
+
+def scenario(play: Any) -> FakeRedis:
+    async def main() -> FakeRedis:
+        server = FakeRedis()
+        writer = StreamWriter(server)  # type: ignore[arg-type]  # the fake has what the writer uses
+        running = asyncio.create_task(writer.run())
+        try:
+            await play(server, writer)
+        finally:
+            running.cancel()
+        return server
+
+    return asyncio.run(main())
+
+
+def opened(writer: StreamWriter, lost: list[str] | None = None, attempt: int = 1) -> Outlet:
+    return writer.open("r", attempt, lost=lambda: (lost if lost is not None else []).append("lost"))
+
+
+def test_records_are_numbered_under_their_attempt_and_end_once() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(writer)
+        writer.delta(outlet, b"a")
+        await asyncio.sleep(0)
+        await writer.end(outlet, Done())
+        writer.delta(outlet, b"too late")
+
+    server = scenario(play)
+    assert [record_id for record_id, _ in written(server)] == [f"1-{n + 1}" for n in range(len(written(server)))]
+    assert written(server)[-1][1] == b"done"
+    assert [command[0] for command in server.other] == ["EXPIRE", "UNLINK"]
+
+
+def test_what_comes_while_a_write_is_on_its_way_goes_together_into_the_next() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(writer)
+        server.gate.clear()
+        writer.delta(outlet, b"a")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for text in (b"b", b"c", b"d"):
+            writer.delta(outlet, text)
+        server.gate.set()
+        await writer.end(outlet, Done())
+
+    server = scenario(play)
+    assert written(server) == [("1-1", b"a"), ("1-2", b"bcd"), ("1-3", b"done")]
+    assert server.round_trips == 2
+
+
+def test_a_write_whose_reply_was_lost_is_repeated_without_harm() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(writer)
+        server.lose_replies = 1
+        writer.delta(outlet, b"a")
+        await writer.end(outlet, Done())
+
+    assert [kind for _, kind in written(scenario(play))] == [b"a", b"done"]
+
+
+def test_a_worker_whose_call_was_given_to_another_is_shut_out() -> None:
+    lost: list[str] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(writer, lost)
+        server.streams["celerity:stream:r"].append(("2-0", b"started"))
+        writer.delta(outlet, b"stale")
+        await writer.end(outlet, Done())
+
+    server = scenario(play)
+    assert lost == ["lost"]
+    assert written(server) == [("2-0", b"started")]
+
+
+def test_a_cancelled_stream_is_not_made_anew() -> None:
+    lost: list[str] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(writer, lost)
+        del server.streams["celerity:stream:r"]
+        writer.delta(outlet, b"for nobody")
+        await writer.end(outlet, Done())
+
+    server = scenario(play)
+    assert lost == ["lost"]
+    assert server.streams == {}
