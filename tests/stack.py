@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.util
 import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -86,6 +88,22 @@ class Worker:
 
 
 @dataclass
+class GatewayProcess:
+    """gunicorn with the real application, as `celerity up` starts it."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+
+@dataclass
 class Stack:
     """One Redis and whatever a test starts on it."""
 
@@ -94,6 +112,7 @@ class Stack:
     env: dict[str, str]
     workers: list[Worker] = field(default_factory=list)
     dispatchers: list[RedisDispatcher] = field(default_factory=list)
+    gateways: list[GatewayProcess] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
@@ -140,6 +159,29 @@ class Stack:
         self.workers.append(worker)
         return worker
 
+    def gateway(self, **env: str) -> GatewayProcess:
+        """Start a gateway on a free port and wait until it is healthy."""
+        port = free_port()
+        log = self.folder / f"gateway-{port}.log"
+        command = [sys.executable, "-m", "gunicorn", "-c", str(REPOSITORY / "deploy" / "gunicorn.conf.py")]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=REPOSITORY,
+                env={**os.environ, **self.env, "CELERITY_PORT": str(port), **env},
+            )
+        gateway = GatewayProcess(port, process, log)
+        self.gateways.append(gateway)
+
+        def healthy() -> bool:
+            assert process.poll() is None, log.read_text()
+            return _status(gateway, "/health") == 200
+
+        wait_until(healthy, "the gateway to be healthy", timeout_s=60)
+        return gateway
+
     def dispatcher(self) -> RedisDispatcher:
         dispatcher = RedisDispatcher(self.settings)
         self.dispatchers.append(dispatcher)
@@ -157,14 +199,16 @@ class Stack:
     def close(self) -> None:
         for dispatcher in self.dispatchers:
             dispatcher.close()
-        for worker in self.workers:
-            if worker.process.poll() is None:
-                worker.process.terminate()
-        for worker in self.workers:
+        processes = [started.process for started in (*self.gateways, *self.workers)]
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in processes:
             try:
-                worker.process.wait(20)
+                process.wait(20)
             except subprocess.TimeoutExpired:
-                worker.kill()
+                process.kill()
+                process.wait()
 
 
 @contextlib.contextmanager
@@ -244,6 +288,25 @@ def in_threads(count: int, work: Any) -> None:
         thread.join()
     if failures:
         raise failures[0]
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _status(gateway: GatewayProcess, path: str) -> int:
+    connection = gateway.connect()
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
 
 
 def _answers(client: redis.Redis) -> bool:

@@ -18,6 +18,9 @@ models:
   slow:
     engine: sim
     sim: {itl_ms: 20, seats: 2}
+  nobody:
+    engine: sim
+    queue: {max_depth: 2}
 """
 
 
