@@ -1,0 +1,87 @@
+"""The gateway's composition root: one Flask application from parts that are given."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from tasks import metrics
+from tasks.dispatch import Dispatcher
+from tasks.errors import ServingError
+from tasks.settings import Settings
+from webapp import auth, health, request_ids
+from webapp.api_keys import KeyRing
+from webapp.gateway import Gateway
+from webapp.openai import chat, completions, embeddings, errors, models
+from workers.registry import Registry
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, registry: Registry, dispatcher: Dispatcher, keys: KeyRing | None = None) -> Flask:
+    """Build the application. `keys` None asks for no key: see `webapp.exposure`.
+
+    Its `Gateway` is at `app.extensions["celerity"]`.
+    """
+    app = Flask(__name__, static_folder=None)
+    gateway = Gateway(settings=settings, registry=registry, dispatcher=dispatcher)
+    app.extensions["celerity"] = gateway
+    app.url_map.strict_slashes = False
+    # `/v1//models` is nobody's route, and a redirect would lose the body.
+    app.url_map.merge_slashes = False
+
+    # The id comes first, so that a refused key has one too.
+    app.before_request(_name_request)
+    auth.install(app, keys)
+    for resource in (chat, completions, embeddings, models):
+        app.register_blueprint(resource.blueprint(gateway))
+    app.register_blueprint(health.blueprint(gateway))
+    app.register_error_handler(ServingError, _refuse)
+    app.register_error_handler(HTTPException, _refuse_http)
+    app.register_error_handler(Exception, _fail)
+    app.after_request(_sign)
+    return app
+
+
+def _name_request() -> None:
+    g.request_id = request_ids.new()
+    g.client_request_id = request_ids.of_client(request.headers.get("X-Request-Id"))
+
+
+def _sign(response: Response) -> Response:
+    response.headers["x-request-id"] = g.request_id
+    if g.client_request_id:
+        response.headers["x-client-request-id"] = g.client_request_id
+    return response
+
+
+def _refuse(error: ServingError) -> Response:
+    if not g.get("accepted"):  # an accepted request has its own account
+        metrics.REFUSED.labels(metrics.known_code(error.code)).inc()
+        # Neither the path nor the field's name: both are the client's text.
+        log.info(
+            "request refused",
+            extra={"event": "request_refused", "request": g.request_id, "route": request.endpoint, "code": error.code},
+        )
+    return errors.response(error)
+
+
+def _refuse_http(error: HTTPException) -> Response:
+    status = error.code or 500
+    answer = Response(errors.http_error(status)[1], status=status, content_type="application/json")
+    for name, value in error.get_headers(request.environ):
+        if name.lower() in ("allow", "location"):
+            answer.headers[name] = value
+    return answer
+
+
+def _fail(error: Exception) -> Response:
+    """The last resort, at the edge of the process: whatever it was, the client gets JSON and no detail."""
+    log.error(
+        "handler failed",
+        exc_info=error,
+        extra={"event": "handler_failed", "request": g.request_id, "route": request.endpoint},
+    )
+    return errors.response(ServingError("The server has failed; the error was logged."))

@@ -1,0 +1,23 @@
+"""What every handler of the gateway works with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tasks.dispatch import Dispatcher
+from tasks.settings import Settings
+from webapp.drain import Drain
+from workers.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The parts of one gateway process, put together by `webapp.app.create_app`."""
+
+    settings: Settings
+    registry: Registry
+    dispatcher: Dispatcher
+    drain: Drain = field(default_factory=Drain)
+    clock: Callable[[], float] = time.monotonic

@@ -1,0 +1,148 @@
+"""gunicorn's gevent worker with our deadlines, our drain and our error bodies.
+
+Named only in `deploy/gunicorn.conf.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import gevent
+from gunicorn.http import errors as http
+from gunicorn.workers.ggevent import GeventWorker
+
+from webapp import request_ids
+from webapp.connection import ClientConnection, ConnectionLimits
+from webapp.gateway import Gateway
+from webapp.openai.errors import http_error
+
+log = logging.getLogger(__name__)
+
+# What gunicorn's parser refuses, most specific first; anything else of its kind is a 400.
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (http.LimitRequestLine, 414),
+    (http.LimitRequestHeaders, 431),
+    (http.ExpectationFailed, 417),
+    (http.UnsupportedTransferCoding, 501),
+    (http.ForbiddenProxyRequest, 403),
+    (http.ConfigurationProblem, 500),
+    (http.InvalidResponseHeader, 500),
+    (http.InvalidResponseHeaderName, 500),
+    (http.ParseException, 400),
+)
+
+
+# gunicorn ships no types, so its class is `Any` to mypy.
+class GatewayWorker(GeventWorker):  # type: ignore[misc]
+    """One gateway process."""
+
+    wsgi: Any
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        gateway: Gateway = self.wsgi.extensions["celerity"]
+        settings = gateway.settings
+        self._gateway = gateway
+        self._connections: set[ClientConnection] = set()
+        self._limits = ConnectionLimits(
+            idle_s=float(self.cfg.keepalive),
+            header_s=settings.header_timeout_s,
+            body_s=settings.body_timeout_s,
+            write_s=settings.write_timeout_s,
+        )
+        self._linger_bytes = 4 * settings.max_body_bytes
+        self._app, self.wsgi = self.wsgi, self._call_app
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        connection = ClientConnection(client, self._limits)
+        self._connections.add(connection)
+        if self._gateway.drain.began:
+            connection.close_when_idle()
+        try:
+            super().handle(listener, connection, addr)
+        finally:
+            self._connections.discard(connection)
+
+    def timeout_ctx(self) -> Any:
+        # gunicorn would put one timer round the whole wait for a request;
+        # `ClientConnection.recv` knows an idle client from a slow one.
+        return _NO_TIMEOUT
+
+    def handle_request(self, listener_name: Any, req: Any, sock: ClientConnection, addr: Any) -> None:
+        sock.begin_request()
+        super().handle_request(listener_name, req, sock, addr)
+        if _body_left(req.body):
+            sock.linger(self._linger_bytes)
+            raise StopIteration
+        sock.end_request()
+
+    def _call_app(self, environ: Any, start_response: Any) -> Any:
+        """Call the application; when it answers without reading the body, say that the connection ends.
+
+        Otherwise gunicorn would read the rest, however long, to find the next request.
+        """
+
+        def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+            response = getattr(start_response, "__self__", None)
+            if response is not None and _body_left(environ["wsgi.input"]):
+                response.force_close()
+            return start_response(status, headers, exc_info)
+
+        return self._app(environ, start)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        if getattr(self, "_gateway", None) is not None and not self._gateway.drain.began:
+            self._gateway.drain.begin()
+            # Out of the signal handler, which may have interrupted anything.
+            gevent.spawn(self._drain)
+
+    def _drain(self) -> None:
+        log.info("drain began", extra={"event": "drain_began", "connections": len(self._connections)})
+        for connection in list(self._connections):
+            connection.close_when_idle()
+        gevent.sleep(self._gateway.settings.drain_timeout_s)
+        self._gateway.drain.expire()
+        log.warning("drain ran out", extra={"event": "drain_expired", "connections": len(self._connections)})
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what never became a request for the application.
+
+        gunicorn's own version answers HTML, and writes the offending line, which may
+        hold a key, into its log.
+        """
+        status = next((status for kind, status in _STATUS if isinstance(exc, kind)), 500)
+        if isinstance(exc, http.ParseException):
+            log.info("bad HTTP refused", extra={"event": "bad_http_refused", "kind": type(exc).__name__})
+        else:
+            log.error("request handling failed", exc_info=exc, extra={"event": "worker_error"})
+        try:
+            client.sendall(_raw_response(status))
+            client.linger(self._linger_bytes)
+        except OSError:
+            log.debug("error not delivered", extra={"event": "error_not_delivered"})
+
+
+class _NoTimeout:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+_NO_TIMEOUT = _NoTimeout()
+
+
+def _body_left(body: Any) -> bool:
+    """Say whether gunicorn's `body` has not been read to its end."""
+    reader = body.reader
+    return bool(body.failed or getattr(reader, "length", 0) or getattr(reader, "parser", None))
+
+
+def _raw_response(status: int) -> bytes:
+    reason, payload = http_error(status)
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
+        f"x-request-id: {request_ids.new()}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + payload

@@ -1,0 +1,188 @@
+"""From the events of a call to the bytes of an answer.
+
+A stream's status line is held back until there is something to say, so that an early
+failure keeps its real status. From then on errors travel as an event, and a stream
+without a final `[DONE]` has always had one: to end silently would look like success.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from typing import assert_never
+
+from tasks.dispatch import Answer
+from tasks.errors import EngineFailedError, RequestCancelledError, ServiceUnavailableError, ServingError, error_of
+from tasks.messages import Delta, Done, Event, Failed, Started
+from webapp import sse
+from webapp.drain import Drain
+from webapp.openai import errors
+from webapp.openai.deadlines import Deadlines
+from webapp.openai.tally import Tally
+
+
+class Followed:
+    """An answer under its deadlines, which ends when its client leaves or the process does."""
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        deadlines: Deadlines,
+        tally: Tally,
+        drain: Drain,
+        clock: Callable[[], float],
+        unwatch: Callable[[], None],
+    ) -> None:
+        """`unwatch` ends the watch over the client's connection."""
+        self.clock = clock
+        self._answer = answer
+        self._deadlines = deadlines
+        self._tally = tally
+        self._drain = drain
+        self._unwatch = unwatch
+        drain.add(answer.abandon)
+
+    def next(self, patience_s: float = math.inf) -> Event | None:
+        """Return the next event, or None after `patience_s` without one.
+
+        Raises DeadlineExceededError, and ServiceUnavailableError when the process ends.
+        """
+        left = self._deadlines.left(self.clock())
+        if left <= 0:
+            raise self._deadlines.error()
+        try:
+            event = self._answer.next(min(left, patience_s))
+        except RequestCancelledError:
+            if self._drain.expired:
+                raise ServiceUnavailableError("The server is shutting down; repeat the request.") from None
+            raise
+        if event is not None:
+            self._saw(event)
+        return event
+
+    def at_hand(self) -> Event | None:
+        """Return the next event if it has arrived already."""
+        event = self._answer.next(0.0)
+        if event is not None:
+            self._saw(event)
+        return event
+
+    def close(self, code: str) -> None:
+        """Let go of the call, which cancels it unless it has ended. `code` says how it went."""
+        self._unwatch()
+        self._drain.discard(self._answer.abandon)
+        try:
+            self._answer.close()
+        finally:
+            self._tally.end(code, self.clock())
+
+    def _saw(self, event: Event) -> None:
+        now = self.clock()
+        self._deadlines.saw(event, now)
+        self._tally.saw(event, now)
+
+
+def collect(followed: Followed) -> Done:
+    """Wait for an answer in one piece. Raises the ServingError it ended with."""
+    code = RequestCancelledError.code
+    try:
+        while True:
+            match followed.next():
+                case Done() as done:
+                    code = "ok"
+                    return done
+                case Failed() as failed:
+                    raise error_of(failed.code, failed.message, failed.param)
+                case _:
+                    pass
+    except ServingError as error:
+        code = error.code
+        raise
+    finally:
+        followed.close(code)
+
+
+def stream(followed: Followed, *, commit_after_s: float, ping_s: float) -> Generator[bytes, None, None]:
+    """Yield the pieces of a stream, each to be written at once.
+
+    Raises ServingError before the first piece only; getting that piece decides the
+    status. Closing the generator, as gunicorn does when a write fails, cancels the call.
+    """
+    code = RequestCancelledError.code
+    try:
+        held = _hold(followed, commit_after_s)
+        try:
+            yield from _pieces(followed, held, ping_s)
+            code = "ok"
+        except ServingError as error:
+            code = error.code
+            yield sse.frame(errors.body(error))
+    except ServingError as error:
+        code = error.code
+        raise
+    finally:
+        followed.close(code)
+
+
+class Begun:
+    """A stream whose first piece is there already: an iterator for a WSGI server."""
+
+    def __init__(self, pieces: Generator[bytes, None, None]) -> None:
+        """Wait for the first piece; raises what the generator raises before it."""
+        self._first: bytes | None = next(pieces)
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        first, self._first = self._first, None
+        return next(self._pieces) if first is None else first
+
+    def close(self) -> None:
+        self._pieces.close()
+
+
+def _hold(followed: Followed, commit_after_s: float) -> Delta | Done | None:
+    """Wait until the status is certain; None when it must go out without."""
+    until = followed.clock() + commit_after_s
+    while (left := until - followed.clock()) > 0:
+        match followed.next(left):
+            case Delta() | Done() as event:
+                return event
+            case Failed() as failed:
+                raise error_of(failed.code, failed.message, failed.param)
+            case Started() | None:
+                pass
+    return None
+
+
+def _pieces(followed: Followed, event: Event | None, ping_s: float) -> Iterator[bytes]:
+    begun = False
+    while True:
+        match event:
+            case Delta(frames):
+                begun = True
+                # What has piled up meanwhile goes into the same write.
+                while isinstance(event := followed.at_hand(), Delta):
+                    frames += event.frames
+                if isinstance(event, Done):
+                    yield frames + sse.DONE
+                    return
+                yield frames
+                if event is not None:
+                    continue
+            case Done():
+                yield sse.DONE
+                return
+            case Failed(code, message, param):
+                raise error_of(code, message, param)
+            case Started():
+                if begun:
+                    raise EngineFailedError("The worker that gave this answer was lost; repeat the request.")
+            case None:
+                yield sse.PING
+            case _:
+                assert_never(event)
+        event = followed.next(ping_s)

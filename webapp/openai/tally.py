@@ -1,0 +1,68 @@
+"""Times, metrics and the one log line of a request."""
+
+from __future__ import annotations
+
+import logging
+
+from tasks import metrics
+from tasks.messages import Call, Delta, Done, Event, Started
+
+log = logging.getLogger(__name__)
+
+
+class Tally:
+    """What happened to one accepted call, and when. `now` is the gateway's monotonic clock."""
+
+    def __init__(self, call: Call, *, now: float, label: str | None = None) -> None:
+        """`label` is the client's own name for the request."""
+        self._call = call
+        self._label = label
+        self._accepted_at = now
+        self._started_after: float | None = None
+        self._first_after: float | None = None
+        self._done: Done | None = None
+        metrics.IN_FLIGHT.labels(call.model).inc()
+
+    def saw(self, event: Event, now: float) -> None:
+        match event:
+            case Delta():
+                if self._first_after is None:
+                    self._first_after = now - self._accepted_at
+                    metrics.TIME_TO_FIRST_TOKEN.labels(self._call.model).observe(self._first_after)
+            case Started():
+                if self._started_after is None:
+                    self._started_after = now - self._accepted_at
+                    metrics.QUEUE_TIME.labels(self._call.model).observe(self._started_after)
+            case Done():
+                self._done = event
+            case _:
+                pass
+
+    def end(self, code: str, now: float) -> None:
+        """Close the account, once: `code` is "ok" or an error's code."""
+        call, took = self._call, now - self._accepted_at
+        metrics.IN_FLIGHT.labels(call.model).dec()
+        metrics.REQUESTS.labels(call.endpoint.value, call.model, metrics.known_code(code)).inc()
+        metrics.E2E_LATENCY.labels(call.endpoint.value, call.model).observe(took)
+        fields: dict[str, object] = {
+            "event": "request_ended",
+            "request": call.id,
+            "endpoint": call.endpoint.value,
+            "model": call.model,
+            "stream": call.stream,
+            "code": code,
+            "took_s": round(took, 4),
+        }
+        if self._label:
+            fields["client_request_id"] = self._label
+        if self._started_after is not None:
+            fields["queued_s"] = round(self._started_after, 4)
+        if self._first_after is not None:
+            fields["ttft_s"] = round(self._first_after, 4)
+        if self._done is not None:
+            metrics.PROMPT_TOKENS.labels(call.model).inc(self._done.prompt_tokens)
+            metrics.GENERATION_TOKENS.labels(call.model).inc(self._done.completion_tokens)
+            fields["prompt_tokens"] = self._done.prompt_tokens
+            fields["completion_tokens"] = self._done.completion_tokens
+            fields["finish_reason"] = self._done.finish_reason
+        log.info("request ended", extra=fields)
