@@ -50,6 +50,8 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 10.0
+# The child to be killed may not have been started yet.
+_KILL_EVERY_S = 0.2
 _HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
 
 
@@ -156,10 +158,11 @@ class VllmEngine:
     async def close(self) -> None:
         """Stop the engine's processes. Requests that still run end with EngineDeadError."""
         if self._loading is not None:
-            if not self._loading.done():
-                _kill_children()  # which ends the load at once
+            while not self._loading.done():  # told to stop while it loads
+                _kill_children()
+                await asyncio.wait([self._loading], timeout=_KILL_EVERY_S)
             with contextlib.suppress(Exception):
-                self._llm = await self._loading
+                self._llm = self._loading.result()
             self._loading = None
         llm, self._llm, self._routes = self._llm, None, {}
         if llm is not None:
@@ -168,6 +171,7 @@ class VllmEngine:
                 llm.output_handler.cancel()  # or it would report our closing as a failure
             await asyncio.to_thread(llm.shutdown, _CLOSE_S)
             await asyncio.sleep(0)  # the sockets are closed by a callback on the loop
+            llm.engine_core.resources.ctx.destroy(linger=0)
             del llm
             gc.collect()  # or its __del__ runs when the interpreter has taken its modules apart, and fails
         multiprocessing.active_children()  # collects those that have ended
