@@ -105,8 +105,9 @@ class Settings:
         return env
 
 
-# Variables of ours that are not settings: they tell a process which role it plays.
-_OTHERS = frozenset({"replica_id", "model", "cold_start", "memory_mib", "insecure"})
+# Variables of ours that are not settings: they tell a process which role it plays, or a
+# client whom to talk to.
+_OTHERS = frozenset({"replica_id", "model", "device", "url", "api_key", "cold_start", "memory_mib", "insecure"})
 
 
 def embedded_redis_url(state_dir: Path) -> str:

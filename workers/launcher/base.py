@@ -43,6 +43,9 @@ class Process(Protocol):
     @property
     def pid(self) -> int: ...
 
+    @property
+    def log(self) -> Path: ...
+
     def exit_code(self) -> int | None:
         """Return None while it runs. Once it does not, nothing it had started runs either."""
         ...
@@ -81,13 +84,14 @@ def slug(model: str) -> str:
 
 
 def worker_command(
-    spec: ModelSpec, replica_id: str, settings_env: Mapping[str, str], *, log: str | None = None
+    spec: ModelSpec, replica_id: str, settings_env: Mapping[str, str], *, device: str = "cpu", log: str | None = None
 ) -> Command:
     """Return how one replica of `spec` is started; `settings_env` is `Settings.to_env()`."""
     env = dict(settings_env) | {
         "CELERY_CUSTOM_WORKER_POOL": POOL,
         "CELERITY_MODEL": spec.id,
         "CELERITY_REPLICA_ID": replica_id,
+        "CELERITY_DEVICE": device,
         # The last words of a worker that dies must be in its log.
         "PYTHONUNBUFFERED": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -22,7 +22,7 @@ class LocalProcess:
         self.name = name
         self.pid = popen.pid
         self._popen = popen
-        self._log = log
+        self.log = log
         self._guard = guard
 
     def exit_code(self) -> int | None:
@@ -50,8 +50,8 @@ class LocalProcess:
 
     def tail(self, lines: int) -> list[str]:
         try:
-            with self._log.open("rb") as file:
-                file.seek(max(0, self._log.stat().st_size - _TAIL_BYTES))
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
                 text = file.read().decode("utf-8", "replace")
         except OSError:
             return []

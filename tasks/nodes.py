@@ -1,0 +1,113 @@
+"""What each machine says of itself, in Redis: written by its supervisor, read by `celerity status`.
+
+All times are those of Redis' clock, so that machines need not agree on theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+import redis
+
+from tasks import keys
+from workers.devices import Device, DeviceKind
+
+HEARTBEAT_S = 5.0
+# Three beats may be lost before a node counts as dead.
+DEAD_AFTER_S = 16.0
+# A node that has been silent this long is no longer listed at all.
+FORGET_AFTER_S = 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """A machine as it last described itself."""
+
+    id: str
+    devices: tuple[Device, ...] = ()
+    launched: Mapping[str, str] = field(default_factory=dict)
+    """Replica id → model, for every worker process that was started there and has not ended."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Model → why it is not started there any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    facts: NodeFacts
+    heartbeat_age_s: float
+
+    @property
+    def healthy(self) -> bool:
+        return self.heartbeat_age_s < DEAD_AFTER_S
+
+
+class NodeStore:
+    """Blocking; raises redis.RedisError."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def beat(self, facts: NodeFacts) -> None:
+        now = redis_time(self._client)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hset(keys.node(facts.id), mapping=_encode(facts))
+        pipe.expire(keys.node(facts.id), keys.NODE_TTL_S)
+        pipe.zadd(keys.NODES, {facts.id: now})
+        pipe.zremrangebyscore(keys.NODES, "-inf", now - FORGET_AFTER_S)
+        pipe.execute()
+
+    def remove(self, node_id: str) -> None:
+        """Forget a node that stops on purpose, so that it is not taken for a dead one."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.unlink(keys.node(node_id))
+        pipe.zrem(keys.NODES, node_id)
+        pipe.execute()
+
+    def bury(self, replica_id: str) -> None:
+        """Forget a replica whose process is known to have ended, before its heartbeat lapses by itself."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.unlink(keys.replica(replica_id))
+        pipe.zrem(keys.REPLICAS, replica_id)
+        pipe.execute()
+
+    def all(self) -> list[Node]:
+        """Return every node heard of within the hour, by id; of a long dead one only the id is known."""
+        now = redis_time(self._client)
+        seen = cast("list[tuple[bytes, float]]", self._client.zrange(keys.NODES, 0, -1, withscores=True))
+        pipe = self._client.pipeline(transaction=False)
+        for node_id, _ in seen:
+            pipe.hgetall(keys.node(node_id.decode()))
+        found = zip(seen, pipe.execute(), strict=True)
+        return sorted(
+            (Node(_decode(node_id.decode(), fields), max(0.0, now - at)) for (node_id, at), fields in found),
+            key=lambda node: node.facts.id,
+        )
+
+
+def redis_time(client: redis.Redis) -> float:
+    seconds, microseconds = client.time()
+    return float(seconds) + float(microseconds) / 1e6
+
+
+def _encode(facts: NodeFacts) -> dict[Any, Any]:
+    return {
+        "devices": orjson.dumps(facts.devices),
+        "launched": orjson.dumps(dict(facts.launched)),
+        "failed": orjson.dumps(dict(facts.failed)),
+    }
+
+
+def _decode(node_id: str, fields: Mapping[bytes, bytes]) -> NodeFacts:
+    devices = orjson.loads(fields.get(b"devices", b"[]"))
+    return NodeFacts(
+        id=node_id,
+        devices=tuple(
+            Device(id=d["id"], kind=DeviceKind(d["kind"]), total_mib=d["total_mib"], free_mib=d["free_mib"])
+            for d in devices
+        ),
+        launched=orjson.loads(fields.get(b"launched", b"{}")),
+        failed=orjson.loads(fields.get(b"failed", b"{}")),
+    )
