@@ -52,22 +52,25 @@ def add(path: Path, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise KeyFileError(f"{name!r} cannot name a key: use 1 to 64 letters, digits, dots, dashes or underscores")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.parent):
-        text = path.read_text("utf-8") if path.exists() else _HEADING
-        if any(entry.name == name for entry in read(path) if path.exists()):
+    with _locked(path):
+        if any(entry.name == name for entry in read(path)):
             raise KeyFileError(f"{path} has a key called {name} already")
+        text = path.read_text("utf-8") if path.exists() else _HEADING
+        if text and not text.endswith("\n"):
+            text += "\n"
         key = PREFIX + secrets.token_urlsafe(32)
         created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        ending = "" if text.endswith("\n") or not text else "\n"
-        _replace(path, f"{text}{ending}{name} {_digest(key).hex()} {created}\n")
+        _replace(path, f"{text}{name} {_digest(key).hex()} {created}\n")
     return key
 
 
 def remove(path: Path, name: str) -> None:
-    """Take the line of the key called `name` out of `path`. Raises KeyFileError when there is none."""
-    if not any(entry.name == name for entry in read(path)):
-        raise KeyFileError(f"{path} has no key called {name}")
-    with _locked(path.parent):
+    """Make the key called `name` invalid: within a second in every gateway. Raises KeyFileError if there is none."""
+    if not path.exists():
+        raise KeyFileError(f"{path} does not exist")
+    with _locked(path):
+        if all(entry.name != name for entry in read(path)):
+            raise KeyFileError(f"{path} has no key called {name}")
         lines = path.read_text("utf-8").splitlines(keepends=True)
         _replace(path, "".join(line for line in lines if line.split()[:1] != [name]))
 
@@ -146,14 +149,14 @@ class KeyRing:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder over read and replace, so that two changes at once both last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder of `path` over read and replace, so that two changes at once both last."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        os.close(folder)
 
 
 def _digest(key: str) -> bytes:

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tasks.errors import InvalidRequestError, ServingError, error_of, every_error
+from webapp.openai import errors
+
+
+def test_every_error_has_a_face() -> None:
+    assert {error.code for error in every_error()} == set(errors.FACES)
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.code)
+def test_the_envelope_always_has_its_four_keys(kind: type[ServingError]) -> None:
+    said = json.loads(errors.body(kind("What to do.")))
+    assert set(said) == {"error"}
+    assert set(said["error"]) == {"message", "type", "param", "code"}
+    assert said["error"]["code"] == kind.code
+    assert said["error"]["message"] == "What to do."
+
+
+def test_the_field_is_named() -> None:
+    said = json.loads(errors.body(InvalidRequestError("no", param="messages[0].role")))
+    assert said["error"]["param"] == "messages[0].role"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "headers"),
+    [
+        ("context_length_exceeded", 400, {}),
+        ("invalid_api_key", 401, {"WWW-Authenticate": "Bearer"}),
+        ("model_not_found", 404, {}),
+        ("request_timeout", 408, {}),
+        ("request_too_large", 413, {}),
+        ("unsupported_media_type", 415, {}),
+        ("server_overloaded", 503, {"Retry-After": "2"}),
+        ("model_load_failed", 503, {"Retry-After": "30"}),
+        ("deadline_exceeded", 504, {"x-should-retry": "false"}),
+        ("engine_failed", 500, {}),
+        ("code_of_a_newer_release", 500, {}),
+    ],
+)
+def test_a_code_decides_status_and_headers(code: str, status: int, headers: dict[str, str]) -> None:
+    answer = errors.response(error_of(code, "text"))
+    assert answer.status_code == status
+    for name in ("WWW-Authenticate", "Retry-After", "x-should-retry"):
+        assert answer.headers.get(name) == headers.get(name)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 414, 417, 431, 500, 501])
+def test_http_errors_have_the_same_envelope(status: int) -> None:
+    reason, body = errors.http_error(status)
+    assert reason
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
