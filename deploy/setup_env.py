@@ -94,7 +94,7 @@ def read_stamp(venv: Path) -> State | None:
 def adopted(venv: Path, wanted: State) -> State | None:
     """Return the state of an environment made by hand: kept when its Python is the one wanted, and empty to us."""
     try:
-        made_with = (venv / "pyvenv.cfg").read_text()
+        made_with = (venv / "pyvenv.cfg").read_text().splitlines()
     except OSError:
         return None
     if f"version = {wanted.python}" not in made_with or not (venv / "bin" / "python").exists():
