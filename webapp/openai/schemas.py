@@ -30,7 +30,7 @@ from webapp.openai.fields import (
 )
 from webapp.openai.messages import check_messages
 from webapp.openai.prompts import check_input, check_prompt, prompts_in
-from webapp.openai.structured import check_response_format, check_structured_outputs, constrains
+from webapp.openai.structured import check_response_format, check_structured_outputs
 from webapp.openai.tools import check_choice_among, check_tool_choice, check_tools
 
 MAX_CHOICES = 16
@@ -169,7 +169,8 @@ class _GenerationSchema(_EngineSchema):
             refuse("stream_options", "may be given only with 'stream': true.")
         if body.get("prompt_logprobs") and body.get("stream"):
             refuse("prompt_logprobs", "are not available with 'stream': true.")
-        if body.get("response_format") is not None and body.get("structured_outputs") is not None and constrains(body):
+        wanted = body.get("response_format")
+        if wanted is not None and wanted["type"] != "text" and body.get("structured_outputs") is not None:
             refuse("structured_outputs", "and 'response_format' cannot be used together.")
         most = body.get("max_completion_tokens") or body.get("max_tokens")
         if most and body.get("min_tokens") and body["min_tokens"] > most:

@@ -63,9 +63,3 @@ def check_structured_outputs(value: Any, param: str) -> None:
     grammar = value.get("grammar")
     if grammar is not None and (type(grammar) is not str or not 1 <= len(grammar) <= MAX_GRAMMAR):
         refuse(f"{param}.grammar", f"must be a string of 1 to {MAX_GRAMMAR} characters.")
-
-
-def constrains(body: dict[str, Any]) -> bool:
-    """Say whether the body asks for a grammar in either way."""
-    wanted = body.get("response_format")
-    return body.get("structured_outputs") is not None or (wanted is not None and wanted["type"] != "text")
