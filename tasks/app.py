@@ -6,6 +6,8 @@ installation (the broker, the limits) is set here from `Settings`.
 
 from __future__ import annotations
 
+import logging
+
 from celery import Celery
 from celery.signals import setup_logging
 
@@ -26,3 +28,6 @@ app.steps["consumer"].update(GUARDS)
 @setup_logging.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def _configure_logging(**_: object) -> None:
     configure(settings.log_level)
+    # Two lines a task, which say nothing that the gateway's one line does not.
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

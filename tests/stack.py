@@ -187,6 +187,14 @@ class Stack:
         self.dispatchers.append(dispatcher)
         return dispatcher
 
+    def celery(self, *args: str) -> Any:
+        """Run a celery command as an operator would, and return the JSON that the one worker answers."""
+        command = [sys.executable, "-m", "celery", "-q", "-A", "tasks.app", *args, "--json"]
+        done = subprocess.run(command, capture_output=True, cwd=REPOSITORY, env={**os.environ, **self.env}, check=True)
+        replies = json.loads(done.stdout)
+        (answer,) = (replies[0] if isinstance(replies, list) else replies).values()
+        return answer
+
     def waiting(self, model: str = "sim") -> int:
         """Return how many interactive calls stand in the model's queue."""
         with contextlib.closing(self.client()) as client:
@@ -199,7 +207,7 @@ class Stack:
     def close(self) -> None:
         for dispatcher in self.dispatchers:
             dispatcher.close()
-        processes = [started.process for started in (*self.gateways, *self.workers)]
+        processes = [gateway.process for gateway in self.gateways] + [worker.process for worker in self.workers]
         for process in processes:
             if process.poll() is None:
                 process.terminate()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.envelope import INFER
 from tasks.messages import Done, Failed, Started
 from tests.stack import Stack, chat, read, stack, text_of
 from tests.waiting import wait_until
@@ -45,7 +46,7 @@ def test_a_dropped_connection_neither_repeats_nor_loses_what_runs(running: Stack
     events = read(answer)
     assert isinstance(events[-1], Done)
     wait_until(lambda: client.hlen("unacked") == 0, "the late ack")
-    assert worker.log.read_text().count("received") == 1
+    assert running.celery("inspect", "stats")["total"] == {INFER: 1}
     # The same worker, without a new load, takes the next request.
     assert worker.process.poll() is None
     again = read(dispatcher.submit(chat("y", model="slow", gateway=dispatcher.gateway_id), max_depth=9))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from typing import Any
 
 import pytest
 from celery import Celery
@@ -14,7 +10,7 @@ from celery import Celery
 from tasks.envelope import INFER, envelope
 from tasks.messages import Started
 from tasks.queues import Priority
-from tests.stack import REPOSITORY, Stack, Worker, chat
+from tests.stack import Stack, Worker, chat
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -25,21 +21,12 @@ def slow(running: Stack) -> Worker:
     return running.worker("slow")
 
 
-def celery(running: Stack, *args: str) -> Any:
-    """Run a celery command as an operator would, and return its JSON."""
-    command = [sys.executable, "-m", "celery", "-q", "-A", "tasks.app", *args, "--json"]
-    done = subprocess.run(command, capture_output=True, cwd=REPOSITORY, env={**os.environ, **running.env}, check=True)
-    replies = json.loads(done.stdout)
-    (answer,) = (replies[0] if isinstance(replies, list) else replies).values()
-    return answer
-
-
 def test_inspect_active_shows_the_running_request_without_its_prompt(running: Stack, slow: Worker) -> None:
     dispatcher = running.dispatcher()
     call = chat("a-secret-prompt", model="slow", max_tokens=10_000, gateway=dispatcher.gateway_id)
     answer = dispatcher.submit(call, max_depth=9)
     assert isinstance(answer.next(10), Started)
-    active = celery(running, "inspect", "active")
+    active = running.celery("inspect", "active")
     answer.close()
     assert [task["id"] for task in active] == [call.id]
     assert active[0]["name"] == INFER
@@ -48,7 +35,7 @@ def test_inspect_active_shows_the_running_request_without_its_prompt(running: St
 
 
 def test_stats_show_the_pool_and_its_engine(running: Stack, slow: Worker) -> None:
-    pool = celery(running, "inspect", "stats")["pool"]
+    pool = running.celery("inspect", "stats")["pool"]
     assert pool["implementation"] == "workers.host.pool:EnginePool"
     assert pool["max-concurrency"] == 2
     assert pool["processes"] == [slow.process.pid]
@@ -58,7 +45,7 @@ def test_stats_show_the_pool_and_its_engine(running: Stack, slow: Worker) -> Non
 
 @pytest.mark.parametrize("button", ["pool_grow", "pool_shrink"])
 def test_flowers_buttons_do_no_harm(running: Stack, slow: Worker, button: str) -> None:
-    assert "ok" in celery(running, "control", button, "1")
+    assert "ok" in running.celery("control", button, "1")
     assert slow.process.poll() is None
 
 
@@ -67,10 +54,10 @@ def test_revoking_a_running_request_frees_its_seat(running: Stack, slow: Worker)
     call = chat("x", model="slow", max_tokens=10_000, gateway=dispatcher.gateway_id)
     answer = dispatcher.submit(call, max_depth=9)
     assert isinstance(answer.next(10), Started)
-    celery(running, "control", "terminate", "SIGTERM", call.id)
+    running.celery("control", "terminate", "SIGTERM", call.id)
     client = running.client()
     wait_until(lambda: client.hlen("unacked") == 0, "the message to be acknowledged")
-    wait_until(lambda: celery(running, "inspect", "stats")["pool"]["running"] == 0, "the seat to be free")
+    wait_until(lambda: running.celery("inspect", "stats")["pool"]["running"] == 0, "the seat to be free")
     answer.close()
     client.close()
 

@@ -1,0 +1,1 @@
+"""Measurements, run by `make bench`. Numbers, no verdicts: the suite asserts none of them."""

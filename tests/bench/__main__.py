@@ -1,0 +1,149 @@
+"""Measure the path on the simulated engine: time to first token, throughput, idle cost, memory.
+
+`python -m tests.bench [--seconds N]` starts a Redis, a gateway and an engine worker of
+its own, prints a table and, with `--json FILE`, writes the same as JSON. The simulated
+engine adds nothing (`ttft_ms: 0`), so what is measured is the product itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.stack import GatewayProcess, Stack, stack
+
+MODELS = """
+models:
+  instant:
+    engine: sim
+  paced:
+    engine: sim
+    sim: {ttft_ms: 0, itl_ms: 2}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long each load runs")
+    parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long the idle system is watched")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, stack(Path(folder), MODELS) as running:
+        running.worker("instant")
+        running.worker("paced")
+        gateway = running.gateway()
+        results = {
+            **time_to_first_token(gateway, options.seconds),
+            **throughput(gateway, options.seconds),
+            **idle(running, options.idle_seconds),
+            **memory(running),
+        }
+    width = max(map(len, results))
+    sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in results.items()))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+def time_to_first_token(gateway: GatewayProcess, seconds: float) -> dict[str, Any]:
+    """Streamed answers of 16 tokens at 2 ms each; the clock runs from the request to the first frame."""
+    results = {}
+    for concurrency in (1, 32):
+        times = load(gateway, concurrency, seconds, model="paced", tokens=16)
+        results[f"ttft ms, concurrency {concurrency}: p50"] = round(1000 * statistics.median(times), 2)
+        results[f"ttft ms, concurrency {concurrency}: p99"] = round(1000 * statistics.quantiles(times, n=100)[98], 2)
+    return results
+
+
+def throughput(gateway: GatewayProcess, seconds: float) -> dict[str, Any]:
+    results = {}
+    for name, tokens in (("streamed, 64 tokens", 64), ("streamed, one token", 1)):
+        began = time.perf_counter()
+        answers = len(load(gateway, 64, seconds, model="instant", tokens=tokens))
+        results[f"answers/s, {name}, unpaced, concurrency 64"] = round(answers / (time.perf_counter() - began), 1)
+    return results
+
+
+def load(gateway: GatewayProcess, concurrency: int, seconds: float, *, model: str, tokens: int) -> list[float]:
+    """Keep `concurrency` requests open for `seconds`; return the time to first byte of the answer of each."""
+    until = time.perf_counter() + seconds
+    times: list[float] = []
+
+    def client() -> None:
+        connection = gateway.connect()
+        while time.perf_counter() < until:
+            times.append(one(connection, model, tokens))
+        connection.close()
+
+    threads = [threading.Thread(target=client) for _ in range(concurrency)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times
+
+
+def one(connection: http.client.HTTPConnection, model: str, tokens: int) -> float:
+    body = {"model": model, "stream": True, "max_tokens": tokens, "messages": [{"role": "user", "content": "hello"}]}
+    began = time.perf_counter()
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    response.read(1)
+    took = time.perf_counter() - began
+    response.read()
+    return took
+
+
+def idle(running: Stack, seconds: float) -> dict[str, Any]:
+    """CPU of every process, and Redis commands, while nothing is asked."""
+    client = running.client()
+    time.sleep(3)
+    before = {process.pid: cpu_s(process) for process in family(running)}
+    commands = client.info("stats")["total_commands_processed"]
+    time.sleep(seconds)
+    spent = sum(cpu_s(process) - before.get(process.pid, 0.0) for process in family(running))
+    commands = client.info("stats")["total_commands_processed"] - commands
+    client.close()
+    return {
+        "idle: % of one core, all processes": round(100 * spent / seconds, 2),
+        "idle: redis commands/s": round(commands / seconds, 1),
+    }
+
+
+def memory(running: Stack) -> dict[str, Any]:
+    assert running.server.process is not None
+    named = {"redis": running.server.process.pid, "gateway (gunicorn master)": running.gateways[0].process.pid}
+    named |= {
+        f"engine worker ({worker.replica_id.rpartition('-')[0]})": worker.process.pid for worker in running.workers
+    }
+    results = {f"rss MiB: {name}": psutil.Process(pid).memory_info().rss // 2**20 for name, pid in named.items()}
+    for child in psutil.Process(running.gateways[0].process.pid).children():
+        results["rss MiB: gateway process"] = child.memory_info().rss // 2**20
+    return results
+
+
+def family(running: Stack) -> list[psutil.Process]:
+    assert running.server.process is not None
+    roots = [running.server.process.pid]
+    roots += [worker.process.pid for worker in running.workers] + [one.process.pid for one in running.gateways]
+    return [
+        process for pid in roots for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
+    ]
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+if __name__ == "__main__":
+    main()
