@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
+import psutil
 import pytest
 
 from workers import engine as engines
@@ -82,6 +83,18 @@ class EngineLoop:
 
     async def pieces(self, one: Job) -> list[Frames | Result]:
         return [piece async for piece in self.engine.run(one)]
+
+
+def engine_processes() -> list[psutil.Process]:
+    """Return the processes that vLLM has started in this one and that still run."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "VLLM::" in _title(child) or "spawn_main" in _title(child)]
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def parse(frames: Frames) -> list[Any]:

@@ -80,7 +80,8 @@ class VllmEngine:
         self._spec = spec
         self._llm: Any = None
         self._loading: asyncio.Future[Any] | None = None
-        self._scratch: str | None = None
+        self.scratch: str | None = None
+        """The folder for sockets and temporary files, while there is one."""
         self._routes: dict[str, _Route] = {}
         self._gauges = Gauges()
         self._seats = 0
@@ -175,8 +176,8 @@ class VllmEngine:
             del llm
             gc.collect()  # or its __del__ runs when the interpreter has taken its modules apart, and fails
         multiprocessing.active_children()  # collects those that have ended
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _arguments(self) -> Any:
         spec = self._spec
@@ -192,8 +193,8 @@ class VllmEngine:
 
     def _prepare_environment(self) -> None:
         """Set what vLLM and its processes read from the environment, for this model."""
-        self._scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
-        os.environ.update(vllm_args.scratch_environment(self._scratch, usual=tempfile.gettempdir()))
+        self.scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
+        os.environ.update(vllm_args.scratch_environment(self.scratch, usual=tempfile.gettempdir()))
         if vllm_args.is_folder(self._spec):
             os.environ["HF_HUB_OFFLINE"] = "1"
             huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read on import

@@ -44,6 +44,7 @@ _OURS = {
 }
 _LOGS_PROMPTS = frozenset({"enable_log_requests", "enable_log_outputs", "enable_log_deltas", "max_log_len"})
 _SMALL_MACHINE_CPUS = 8
+_MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
 _BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 _PARALLEL = frozenset(
     {"distributed_executor_backend", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"}
@@ -106,18 +107,21 @@ def scratch_environment(folder: str, *, usual: str, environ: Mapping[str, str] =
 
 
 def cpu_environment(spec: ModelSpec, *, cpus: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return what makes vLLM compute inside its engine process, where that is the better choice.
-
-    vLLM puts the model of a CPU engine into a process of its own, bound to fixed cores.
-    On a small machine that costs 590 MiB and a third of the speed (measured on two
-    cores), and binds every engine of the machine to the same core.
-    """
-    chosen = _PARALLEL & spec.engine_args.keys() or {"VLLM_ENABLE_V1_MULTIPROCESSING", _BINDING} & environ.keys()
-    if chosen or cpus > _SMALL_MACHINE_CPUS:
-        return {}
-    # One core is left to the worker and the engine's scheduler.
-    threads = environ.get("OMP_NUM_THREADS") or str(max(1, cpus - 1))
-    return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
+    """Return what suits an engine on this machine's `cpus`, where the operator has not chosen otherwise."""
+    environment: dict[str, str] = {}
+    if spec.engine_args.get("enforce_eager", True):
+        # vLLM compiles some helpers also when eager: the first request with logprobs took
+        # 7 s, and without a C++ compiler it killed the engine (both tried).
+        environment["TORCHDYNAMO_DISABLE"] = environ.get("TORCHDYNAMO_DISABLE", "1")
+    chosen = _PARALLEL & spec.engine_args.keys() or {_MULTIPROCESSING, _BINDING} & environ.keys()
+    if not chosen and cpus <= _SMALL_MACHINE_CPUS:
+        # vLLM puts the model into a process of its own, bound to fixed cores. On a small
+        # machine that costs 590 MiB and a third of the speed (measured on two cores), and
+        # every engine of the machine is bound to the same core.
+        environment[_MULTIPROCESSING] = "0"
+        # One core is left to the worker and the engine's scheduler.
+        environment["OMP_NUM_THREADS"] = environ.get("OMP_NUM_THREADS", str(max(1, cpus - 1)))
+    return environment
 
 
 def _cpu_args(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
