@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 
@@ -110,9 +109,7 @@ class LocalCluster:
         if self._wakeups.stop_requests:
             return
         settings = self._settings
-        note = running.Running(
-            pid=os.getpid(), url=self._url, redis_url=settings.redis_url, models=str(settings.models)
-        )
+        note = running.this_process(url=self._url, redis_url=settings.redis_url, models=settings.models)
         running.write(settings.state_dir, note)
         self._supervisor.start(services.gateway(settings))
         self._supervisor.start(services.control(settings))

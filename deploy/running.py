@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from deploy.errors import StartError
 
 
@@ -22,6 +24,8 @@ class Running:
     """What a second shell needs to know of the `up` that runs."""
 
     pid: int
+    started_at: float
+    """As the system has it: the same number may be another process tomorrow."""
     url: str
     """`http://HOST:PORT`"""
     redis_url: str
@@ -68,6 +72,11 @@ def _note(state_dir: Path) -> Path:
     return state_dir / "up.json"
 
 
+def this_process(*, url: str, redis_url: str, models: Path) -> Running:
+    process = psutil.Process()
+    return Running(pid=process.pid, started_at=process.create_time(), url=url, redis_url=redis_url, models=str(models))
+
+
 def write(state_dir: Path, running: Running) -> None:
     note = _note(state_dir)
     draft = note.with_suffix(".new")
@@ -83,7 +92,7 @@ def read(state_dir: Path) -> Running | None:
     """Return the note of an `up` that runs; None when none does, also if its note was left behind."""
     try:
         running = Running(**json.loads(_note(state_dir).read_text("utf-8")))
-        os.kill(running.pid, 0)
-    except (OSError, ValueError, TypeError):
+        alive = psutil.Process(running.pid).create_time() == running.started_at
+    except (OSError, ValueError, TypeError, psutil.Error):
         return None
-    return running
+    return running if alive else None

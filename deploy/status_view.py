@@ -63,17 +63,13 @@ def tables(found: dict[str, Any]) -> Group:
 
 
 def _models(models: list[dict[str, Any]]) -> Table:
-    table = _table("model", "state", "aliases", "waiting", "bulk", "replica", "device", "in flight", "memory")
+    table = _table("model", "state", "aliases", "waiting", "replica", "on", "busy", "memory")
     for model in models:
-        queue = model["queue"]
-        age = "" if queue["oldest_s"] is None else f" ({queue['oldest_s']:.0f} s)"
-        pin = " (pinned)" if model["pinned"] else ""
         head: list[str | Text] = [
-            f"{model['id']}{pin}",
+            f"{model['id']} (pinned)" if model["pinned"] else model["id"],
             _coloured(model["state"]),
             ", ".join(model["aliases"]),
-            f"{queue['interactive']}{age}",
-            str(queue["bulk"]),
+            _waiting(model["queue"]),
         ]
         for replica in model["replicas"] or [None]:
             table.add_row(*head, *_replica(replica))
@@ -83,11 +79,20 @@ def _models(models: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _waiting(queue: dict[str, Any]) -> str:
+    """Say how many wait, such as "3 +100 bulk, 12 s"."""
+    bulk = f" +{queue['bulk']} bulk" if queue["bulk"] else ""
+    age = "" if queue["oldest_s"] is None else f", {queue['oldest_s']:.0f} s"
+    return f"{queue['interactive']}{bulk}{age}"
+
+
 def _replica(replica: dict[str, Any] | None) -> list[str | Text]:
     if replica is None:
-        return ["–", "", "", ""]
-    name = Text(f"{replica['id']} ").append_text(_coloured(replica["state"]))
-    place = f"{replica['node']} {replica['device']}"
+        return []
+    name = Text(replica["id"])
+    if replica["state"] != "ready":
+        name.append(" ").append_text(_coloured(replica["state"]))
+    place = f"{replica['node']}/{replica['device']}"
     return [name, place, str(replica["in_flight"]), f"{replica['memory_mib']:,} MiB"]
 
 
@@ -105,8 +110,8 @@ def _nodes(nodes: list[dict[str, Any]]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        right = column in {"waiting", "bulk", "in flight", "memory", "free", "reserved"}
-        table.add_column(column, justify="right" if right else "left")
+        right = column in {"busy", "memory", "free", "reserved"}
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
     return table
 
 
