@@ -12,6 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _READ = 1  # libev's EV_READ
 _LINGER_STEP = 64 * 1024
+_STATE_EVERY_S = 0.5
+_TCP_ESTABLISHED = 1  # the first byte of Linux's tcp_info
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class ConnectionLimits:
     idle_s: float
     """Between an answer and its next request."""
     header_s: float
-    """From the first byte of a header (for the first request: from the connect) to its last."""
+    """From the first byte of a header to its last; also from the connect to that first byte."""
     body_s: float
     """From the header to the last byte of the body."""
     write_s: float
@@ -41,7 +44,7 @@ class ConnectionLimits:
 
 
 class _Phase(Enum):
-    IDLE = auto()  # answered, no byte of a next request yet
+    IDLE = auto()  # no byte of a next request yet
     HEAD = auto()
     BODY = auto()  # from the end of the header to the end of the answer
 
@@ -52,8 +55,9 @@ class ClientConnection:
     def __init__(self, sock: Any, limits: ConnectionLimits) -> None:
         self._sock = sock
         self._limits = limits
-        self._phase = _Phase.HEAD
-        self._deadline = time.monotonic() + limits.header_s
+        self._phase = _Phase.IDLE
+        self._idle_s = limits.header_s
+        self._deadline = 0.0
         self._closing = False
         self._set_user_timeout()
 
@@ -63,7 +67,7 @@ class ClientConnection:
         Raises TimeoutError when the body is late, so that the handler can say so.
         """
         if self._phase is _Phase.IDLE:
-            data = self._recv(size, flags, 0.0 if self._closing else self._limits.idle_s)
+            data = self._recv(size, flags, 0.0 if self._closing else self._idle_s)
             self._phase = _Phase.HEAD
             self._deadline = time.monotonic() + self._limits.header_s
             return data
@@ -103,6 +107,7 @@ class ClientConnection:
     def end_request(self) -> None:
         """The answer has been written, and the body was read to its end."""
         self._phase = _Phase.IDLE
+        self._idle_s = self._limits.idle_s
 
     def linger(self, max_bytes: int) -> None:
         """Let the client read an answer that was given before it had sent all of its body.
@@ -110,12 +115,13 @@ class ClientConnection:
         To close with unread bytes would reset the connection, and the answer with it.
         """
         until = time.monotonic() + self._limits.linger_s
-        self._sock.shutdown(socket.SHUT_WR)
-        while max_bytes > 0 and (left := until - time.monotonic()) > 0:
-            data = self._recv(_LINGER_STEP, 0, left)
-            if not data:
-                return
-            max_bytes -= len(data)
+        with suppress(OSError):  # it has left
+            self._sock.shutdown(socket.SHUT_WR)
+            while max_bytes > 0 and (left := until - time.monotonic()) > 0:
+                data = self._recv(_LINGER_STEP, 0, left)
+                if not data:
+                    return
+                max_bytes -= len(data)
 
     def close_when_idle(self) -> None:
         """Accept no further request: end now if idle, else once the answer is out."""
@@ -126,9 +132,7 @@ class ClientConnection:
     def watch(self, on_left: Callable[[], None]) -> Departure:
         """Have `on_left` called, in a greenlet of its own, as soon as the client leaves.
 
-        Only while an answer is being made: whatever arrives is left unread. A client
-        that sends its next request meanwhile is watched no longer, since behind those
-        bytes its departure cannot be seen; then the next write finds out.
+        Only while an answer is being made: whatever arrives is left unread.
         """
         return Departure(self._sock, on_left)
 
@@ -167,7 +171,12 @@ class ClientConnection:
 
 
 class Departure:
-    """Watches for the end of a client's stream, without a timer and without taking a byte of it."""
+    """Watches for the end of a client's stream without taking a byte of it.
+
+    No timer is needed, but for a client that sends its next request meanwhile: behind
+    those bytes its end cannot be read, so the state of its connection is looked at
+    twice a second.
+    """
 
     def __init__(self, sock: Any, on_left: Callable[[], None]) -> None:
         self._sock = sock
@@ -177,7 +186,7 @@ class Departure:
 
     def _look(self) -> None:
         # Runs in gevent's hub, which must not wait: hence the zero timeout here and
-        # the greenlet below.
+        # the greenlet in `_left`.
         timeout = self._sock.gettimeout()
         self._sock.settimeout(0.0)
         try:
@@ -190,7 +199,18 @@ class Departure:
             self._sock.settimeout(timeout)
         self.stop()
         if gone:
-            gevent.spawn(self._on_left)
+            self._left()
+        elif self._sock.family in (socket.AF_INET, socket.AF_INET6):
+            self._watcher = gevent.get_hub().loop.timer(_STATE_EVERY_S, _STATE_EVERY_S)
+            self._watcher.start(self._look_at_state)
+
+    def _look_at_state(self) -> None:
+        if self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _TCP_ESTABLISHED:
+            self.stop()
+            self._left()
+
+    def _left(self) -> None:
+        gevent.spawn(self._on_left)
 
     def stop(self) -> None:
         """Watch no longer. Must be called before the socket is closed; may be called twice."""

@@ -71,10 +71,12 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: ClientConnection, addr: Any) -> None:
         sock.begin_request()
-        super().handle_request(listener_name, req, sock, addr)
-        if _body_left(req.body):
-            sock.linger(self._linger_bytes)
-            raise StopIteration
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:  # gunicorn's word for: close the connection
+            if _body_left(req.body):
+                sock.linger(self._linger_bytes)
+            raise
         sock.end_request()
 
     def _call_app(self, environ: Any, start_response: Any) -> Any:
@@ -119,9 +121,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             log.error("request handling failed", exc_info=exc, extra={"event": "worker_error"})
         try:
             client.sendall(_raw_response(status))
-            client.linger(self._linger_bytes)
         except OSError:
-            log.debug("error not delivered", extra={"event": "error_not_delivered"})
+            return  # it has left already
+        client.linger(self._linger_bytes)
 
 
 class _NoTimeout:

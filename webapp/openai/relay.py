@@ -51,22 +51,11 @@ class Followed:
         left = self._deadlines.left(self.clock())
         if left <= 0:
             raise self._deadlines.error()
-        try:
-            event = self._answer.next(min(left, patience_s))
-        except RequestCancelledError:
-            if self._drain.expired:
-                raise ServiceUnavailableError("The server is shutting down; repeat the request.") from None
-            raise
-        if event is not None:
-            self._saw(event)
-        return event
+        return self._read(min(left, patience_s))
 
     def at_hand(self) -> Event | None:
         """Return the next event if it has arrived already."""
-        event = self._answer.next(0.0)
-        if event is not None:
-            self._saw(event)
-        return event
+        return self._read(0.0)
 
     def close(self, code: str) -> None:
         """Let go of the call, which cancels it unless it has ended. `code` says how it went."""
@@ -77,10 +66,18 @@ class Followed:
         finally:
             self._tally.end(code, self.clock())
 
-    def _saw(self, event: Event) -> None:
-        now = self.clock()
-        self._deadlines.saw(event, now)
-        self._tally.saw(event, now)
+    def _read(self, wait_s: float) -> Event | None:
+        try:
+            event = self._answer.next(wait_s)
+        except RequestCancelledError:
+            if self._drain.expired:
+                raise ServiceUnavailableError("The server is shutting down; repeat the request.") from None
+            raise
+        if event is not None:
+            now = self.clock()
+            self._deadlines.saw(event, now)
+            self._tally.saw(event, now)
+        return event
 
 
 def collect(followed: Followed) -> Done:
