@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from dataclasses import dataclass
 from typing import assert_never
+
+import redis
 
 from tasks.app import app
 from tasks.envelope import INFER
 from tasks.messages import Call, Done, Failed
-from tasks.request_store import ClaimStore, Refusal, Verdict
+from tasks.request_store import Claim, ClaimStore, Refusal, Verdict
 from tasks.streams import Outlet, StreamWriter
 from workers.engine.base import Engine, EngineDeadError, Frames, Job, RequestRefusedError, Result
 from workers.host.coroutine_task import CoroutineTask, RequeueError
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 # A call that a live worker holds was delivered twice. We look again this often, so that
 # we take it over when that worker dies.
 _HELD_S = 1.0
+_RETRY_S = 0.2
 
 _DEAD = Failed("engine_failed", "The engine died while it answered; repeat the request.")
 _STOPPED = Failed("engine_failed", "The worker had to stop before the answer was complete; repeat the request.")
@@ -105,14 +109,14 @@ class Inference:
             del self._held[task]
 
     async def _serve(self, held: _Held) -> str:
-        claim = await self._claims.claim(held.request_id)
+        claim = await self._claim(held)
         while isinstance(claim, Refusal):
             if claim.verdict is Verdict.GONE:
                 return "gone"
             if claim.verdict is not Verdict.HELD:
                 return await self._refuse(held.request_id, claim)
             await asyncio.sleep(_HELD_S)
-            claim = await self._claims.claim(held.request_id)
+            claim = await self._claim(held)
         if held.dropped:
             # The client's cancellation reached us while the claim's reply was being read,
             # where asyncio (of Python 3.11, in `timeout`) swallows it.
@@ -127,6 +131,15 @@ class Inference:
                 self._writer.discard(outlet)
                 raise
             return await self._interrupted(outlet, str(error))
+
+    async def _claim(self, held: _Held) -> Claim | Refusal:
+        """Claim, and go on trying while Redis is away: to fail would take the call from the queue unanswered."""
+        token = uuid.uuid4().hex
+        while True:
+            try:
+                return await self._claims.claim(held.request_id, token)
+            except (redis.ConnectionError, redis.TimeoutError, OSError):
+                await asyncio.sleep(_RETRY_S)
 
     async def _answer(self, call: Call, outlet: Outlet) -> str:
         last: Done | Failed

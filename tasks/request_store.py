@@ -121,12 +121,14 @@ class ClaimStore:
         self._claim = client.register_script(script("claim"))
         self._release = client.register_script(script("release"))
 
-    async def claim(self, request_id: str) -> Claim | Refusal:
-        """Claim the call and write `Started` to its stream, in one step."""
-        # The stream must outlive the slowest answer; its own TTL starts when it is claimed.
+    async def claim(self, request_id: str, token: str) -> Claim | Refusal:
+        """Claim the call and write `Started` to its stream, in one step.
+
+        `token` names the delivery that asks; a claim repeated with it does no harm.
+        """
         reply: list[Any] = await self._claim(
             keys=[keys.request(request_id), keys.stream(request_id)],
-            args=[self._replica_id, keys.replica(""), MAX_ATTEMPTS, keys.CLAIMED_STREAM_TTL_S],
+            args=[self._replica_id, keys.replica(""), MAX_ATTEMPTS, keys.CLAIMED_STREAM_TTL_S, token],
         )
         verdict = reply[0].decode()
         if verdict != "claimed":

@@ -23,6 +23,7 @@ from tasks.messages import Event, Failed, decode_event
 log = logging.getLogger(__name__)
 
 _REFRESH_S = 3.0
+_LOST = Failed("service_unavailable", "The queue was restarted and lost this request; repeat it.")
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -132,11 +133,16 @@ class StreamReader:
             inbox = self._inboxes.get(key)
             if inbox is None:
                 continue
-            self._last_ids[key] = records[-1][0]
-            for _, fields in records:
-                event = decode_event(fields)
-                if event is not None:
+            last = self._last_ids.get(key, b"0")
+            for record_id, fields in records:
+                if not follows(last, record_id):
+                    inbox.put(_LOST)
+                    break
+                last = record_id
+                if (event := decode_event(fields)) is not None:
                     inbox.put(event)
+            if key in self._last_ids:
+                self._last_ids[key] = last
         return wake_id
 
     def _refresh(self) -> None:
@@ -150,11 +156,29 @@ class StreamReader:
         pipe.execute()
 
     def _give_up_on_lost_streams(self) -> None:
-        """After a lost connection: end the answers of which Redis has kept nothing."""
+        """After a lost connection: end the answers of which Redis has forgotten something.
+
+        A Redis that was restarted may have gone back in time, by all or by a moment.
+        """
         open_now = [key for key, inbox in list(self._inboxes.items()) if inbox.admitted]
         pipe = self._client.pipeline(transaction=False)
         for key in open_now:
             pipe.exists(key, keys.request(key.rpartition(b":")[2].decode()))
-        for key, stands in zip(open_now, pipe.execute(), strict=True):
-            if not stands and (inbox := self._inboxes.get(key)):
-                inbox.put(Failed("service_unavailable", "The queue was restarted and lost this request; repeat it."))
+            pipe.xrevrange(key, count=1)
+        replies = pipe.execute()
+        for key, stands, newest in zip(open_now, replies[::2], replies[1::2], strict=True):
+            read = self._last_ids.get(key, b"0")
+            forgotten = read != b"0" and (not newest or _parts(newest[0][0]) < _parts(read))
+            if (not stands or forgotten) and (inbox := self._inboxes.get(key)):
+                inbox.put(_LOST)
+
+
+def follows(last: bytes, record_id: bytes) -> bool:
+    """Say whether nothing can be missing between two records of a stream; `last` is b"0" before the first."""
+    attempt, seq = _parts(record_id)
+    return seq == 0 or (attempt, seq - 1) == _parts(last)
+
+
+def _parts(record_id: bytes) -> tuple[int, int]:
+    attempt, _, seq = record_id.partition(b"-")
+    return int(attempt), int(seq or 0)
