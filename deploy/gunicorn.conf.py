@@ -10,12 +10,23 @@ monkey.patch_all()
 import os
 import shutil
 
+from gunicorn.glogging import Logger
+
 from tasks import logs
 from tasks.settings import Settings
 from webapp.exposure import require_keys_beyond_loopback
 
 settings = Settings.from_env()
 require_keys_beyond_loopback(settings)
+
+
+class JsonLogger(Logger):
+    """gunicorn's own few lines in the format of all others."""
+
+    def setup(self, cfg):
+        super().setup(cfg)
+        logs.adopt("gunicorn.error")
+
 
 wsgi_app = "webapp.wsgi:create()"
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
@@ -29,6 +40,7 @@ keepalive = 75
 graceful_timeout = int(settings.drain_timeout_s) + 5
 control_socket_disable = True
 accesslog = None
+logger_class = JsonLogger
 loglevel = settings.log_level.lower()
 
 if workers > 1:
@@ -36,14 +48,6 @@ if workers > 1:
     _metrics = settings.state_dir / "metrics" / str(os.getpid())
     _metrics.mkdir(parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics)
-
-
-def on_starting(server):
-    logs.adopt("gunicorn.error")
-
-
-def on_reload(server):
-    logs.adopt("gunicorn.error")
 
 
 def child_exit(server, worker):
