@@ -175,8 +175,9 @@ class LocalCluster:
     def _report(self, died: Died) -> None:
         how = f"signal {-died.exit_code}" if died.exit_code < 0 else f"exit code {died.exit_code}"
         if isinstance(died.next, GiveUp):
-            what = f"died ({how}) {died.next.crashes} times within 10 minutes and is not started again"
-            self._failed[self._replicas[died.service].id] = died.tail[-1] if died.tail else how
+            often = f"{died.next.crashes} times within 10 minutes"
+            what = f"died ({how}) {often} and is not started again"
+            self._failed[self._replicas[died.service].id] = f"its worker died {often} ({how}); see {died.log}"
         else:
             what = f"died ({how}); started again in {max(0.0, died.next.at - time.monotonic()):.0f} s"
         self._progress.say(died.service, f"{what}. The end of {died.log}:")

@@ -18,7 +18,7 @@ class Guard:
 
     def __init__(self, grace_s: float = GRACE_S) -> None:
         self._grace_s = grace_s
-        self._groups: set[int] = set()
+        self._groups: dict[int, None] = {}  # in the order of their start
         self._closed = False
         self._open()
 
@@ -33,11 +33,11 @@ class Guard:
 
     def add(self, group: int) -> None:
         """Remember `group`, which has put itself on the list, in case the guard has to be started again."""
-        self._groups.add(group)
+        self._groups[group] = None
 
     def remove(self, group: int) -> None:
         """Forget a group that has ended, before its number can belong to somebody else."""
-        self._groups.discard(group)
+        self._groups.pop(group, None)
         if not self._closed:
             self._tell(b"-%d\n" % group)
 

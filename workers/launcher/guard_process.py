@@ -24,14 +24,17 @@ def watch(grace_s: float) -> None:
     # Only the end of the pipe ends a guard: whoever signals the launcher's whole family must not reach it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    groups: set[int] = set()
+    groups: dict[int, None] = {}
     for line in sys.stdin.buffer:
         change, group = line[:1], int(line[1:])
         if change == b"+":
-            groups.add(group)
+            groups[group] = None
         else:
-            groups.discard(group)
-    _end(groups, grace_s)
+            groups.pop(group, None)
+    # Whoever was started first is what the others need to say goodbye (Redis).
+    first, rest = list(groups)[:1], list(groups)[1:]
+    _end(rest, grace_s)
+    _end(first, grace_s)
 
 
 def run(pipe: int, argv: list[str]) -> None:
@@ -41,7 +44,7 @@ def run(pipe: int, argv: list[str]) -> None:
     os.execvp(argv[0], argv)  # noqa: S606 - the launcher's own command, no shell
 
 
-def _end(groups: set[int], grace_s: float) -> None:
+def _end(groups: list[int], grace_s: float) -> None:
     left = {group for group in groups if _signal(group, signal.SIGTERM)}
     deadline = time.monotonic() + grace_s
     while left and time.monotonic() < deadline:
