@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import dataclasses
 import re
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 
 from deploy.installer import entries
 from deploy.lock import FOLDER, LOCKS
+from tasks.settings import Settings
 from tasks.version import VERSION
+from workers.model_schema import ModelSchema
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("webapp", "tasks", "workers", "deploy")
@@ -190,6 +193,18 @@ def test_links_between_the_documents_lead_somewhere() -> None:
             if not (page.parent / target).exists():
                 broken[name(page)] = target
     assert broken == {}
+
+
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    names = {"CELERITY_" + field.name.upper() for field in dataclasses.fields(Settings)}
+    assert names - set(re.findall(r"^\| `(CELERITY_\w+)`", page, re.MULTILINE)) == set()
+    assert set(re.findall(r"CELERITY_[A-Z_]+[A-Z]", page)) - names <= {"CELERITY_URL", "CELERITY_API_KEY"}
+
+
+def test_every_key_of_a_model_is_documented() -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    assert set(ModelSchema().fields) == set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
 
 
 def test_the_gateway_loads_no_engine() -> None:
