@@ -100,7 +100,7 @@ def run(
             continue
         messages.append({"role": "user", "content": text})
         try:
-            said = _say(gateway.answer(model, messages), sink)
+            said = say(gateway.answer(model, messages), sink)
         except CommandError as error:
             if not typed:
                 raise
@@ -110,7 +110,7 @@ def run(
             messages.append({"role": "assistant", "content": said})
 
 
-def _say(pieces: Generator[str, None, None], sink: TextIO) -> str:
+def say(pieces: Generator[str, None, None], sink: TextIO) -> str:
     """Print the pieces as they come, and return them joined; Ctrl-C ends the answer, not the program."""
     said: list[str] = []
     with contextlib.closing(pieces) as stream, contextlib.suppress(KeyboardInterrupt):

