@@ -92,6 +92,8 @@ class EngineWorker:
         self._background = [
             asyncio.create_task(coroutine) for coroutine in (writer.run(), self._tick(), self._watch(), self._obey())
         ]
+        for task in self._background:
+            task.add_done_callback(self._on_background_end)
         log.info(
             "engine ready",
             extra={
@@ -120,9 +122,12 @@ class EngineWorker:
         return self._state is ReplicaState.STARTING or time.monotonic() - self._ticked_at < _HUNG_S
 
     async def close(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        pending = set(self._background)
+        while pending:
+            # Again until it works: redis-py can swallow a cancellation that arrives together with a reply.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.5)
         if self._engine is not None:
             await self._engine.close()
         if self._inference is not None:
@@ -177,6 +182,11 @@ class EngineWorker:
 
     def _on_dead_gateways(self, dead: frozenset[str]) -> None:
         self._loop.call_soon_threadsafe(lambda: self.inference.drop_of_gateways(dead))
+
+    def _on_background_end(self, task: asyncio.Task[None]) -> None:
+        """Without any one of these the worker only seems to work."""
+        if not task.cancelled() and (error := task.exception()):
+            self._die(f"a background task broke: {type(error).__name__}")
 
     async def _tick(self) -> None:
         while True:

@@ -118,8 +118,7 @@ class Inference:
             await asyncio.sleep(_HELD_S)
             claim = await self._claim(held)
         if held.dropped:
-            # The client's cancellation reached us while the claim's reply was being read,
-            # where asyncio (of Python 3.11, in `timeout`) swallows it.
+            # redis-py can swallow a cancellation that arrives together with a reply.
             raise asyncio.CancelledError
         self.last_used_at = time.time()
         held.gateway = claim.call.gateway
