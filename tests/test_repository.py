@@ -24,7 +24,7 @@ PACKAGES = ("webapp", "tasks", "workers", "deploy")
 LONGEST_FILE = 500
 LONGEST_FUNCTION = 60
 # Written so that this file does not find itself.
-MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("home", "root", "Users", "tmp", "opt", "work")))
+MACHINE_PATHS = re.compile("|".join(f"/{name}/" for name in ("home", "root", "Users", "opt", "work")))
 # A registry names the machine a lock was made on, or ties everyone to one mirror.
 # PyTorch's own index is the exception: only it has the CPU build of torch.
 REGISTRIES = re.compile("|".join(("pypi" + r"\.org", "files" + r"\.pythonhosted", "index" + "-url = ")))
