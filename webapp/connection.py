@@ -59,6 +59,8 @@ class ClientConnection:
         self._idle_s = limits.header_s
         self._deadline = 0.0
         self._closing = False
+        self._holding = False
+        self._head = b""
         self._set_user_timeout()
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -91,7 +93,17 @@ class ClientConnection:
             raise
 
     def sendall(self, data: bytes) -> None:
-        """Write all of `data`. A client that does not take it in time counts as gone."""
+        """Write all of `data`. A client that does not take it in time counts as gone.
+
+        gunicorn writes the header of an answer by itself, right before the first piece
+        of the body; it is kept back so that both leave in one write.
+        """
+        if self._holding and not self._head:
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._holding = False
         self._sock.settimeout(self._limits.write_s)
         try:
             self._sock.sendall(data)
@@ -99,8 +111,15 @@ class ClientConnection:
             log.info("slow client dropped", extra={"event": "slow_client_dropped"})
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read") from None
 
+    def flush(self) -> None:
+        """Write a header that no body has followed."""
+        self._holding = False
+        if self._head:
+            self.sendall(b"")
+
     def begin_request(self) -> None:
         """The header has been read."""
+        self._holding = True
         self._phase = _Phase.BODY
         self._deadline = time.monotonic() + self._limits.body_s
 

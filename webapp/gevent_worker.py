@@ -74,9 +74,11 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         try:
             super().handle_request(listener_name, req, sock, addr)
         except StopIteration:  # gunicorn's word for: close the connection
+            sock.flush()
             if _body_left(req.body):
                 sock.linger(self._linger_bytes)
             raise
+        sock.flush()
         sock.end_request()
 
     def _call_app(self, environ: Any, start_response: Any) -> Any:
@@ -121,6 +123,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             log.error("request handling failed", exc_info=exc, extra={"event": "worker_error"})
         try:
             client.sendall(_raw_response(status))
+            client.flush()
         except OSError:
             return  # it has left already
         client.linger(self._linger_bytes)
