@@ -75,6 +75,8 @@ def test_closing_ends_every_request_and_leaves_nothing() -> None:
             return list(await asyncio.gather(whole, rest, return_exceptions=True))
 
         assert [type(end) for end in loop.call(closed())] == [EngineDeadError, EngineDeadError]
+        with pytest.raises(EngineDeadError):
+            loop.call(loop.pieces(job("chat", CHAT)))
     assert_nothing_is_left(loop)
 
 

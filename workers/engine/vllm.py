@@ -49,7 +49,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
 log = logging.getLogger(__name__)
 
-_CLOSE_S = 10.0
+_CLOSE_S = 5.0
 # The child to be killed may not have been started yet.
 _KILL_EVERY_S = 0.2
 _HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
@@ -115,6 +115,7 @@ class VllmEngine:
     async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
         """See `Engine.run`. Usage is vLLM's own count, also where the client did not ask for it."""
         route = self._routes.get(job.endpoint)
+        await self.check()
         if route is None:
             raise vllm_errors.unsupported(job.endpoint, self.endpoints, self._spec.id)
         request = self._request(route, job)
