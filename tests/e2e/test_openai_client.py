@@ -110,7 +110,7 @@ def test_it_calls_a_tool(client: openai.OpenAI) -> None:
         model="demo", messages=ask("What is the weather in Paris?"), tools=[WEATHER], temperature=0
     )
     assert answer.choices[0].finish_reason == "tool_calls"
-    (call,) = answer.choices[0].message.tool_calls or ()
+    (call,) = answer.choices[0].message.tool_calls or []
     assert call.type == "function"
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
 
@@ -120,7 +120,7 @@ def test_it_calls_a_tool_in_a_stream(client: openai.OpenAI) -> None:
         model="demo", messages=ask("What is the weather in Paris?"), tools=[WEATHER], temperature=0
     ) as stream:
         choice = stream.get_final_completion().choices[0]
-    (call,) = choice.message.tool_calls or ()
+    (call,) = choice.message.tool_calls or []
     assert choice.finish_reason == "tool_calls"
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
 
@@ -157,6 +157,12 @@ def test_it_stops_where_it_is_told_to(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="demo", messages=ask(QUESTION), temperature=0, stop=[" serves"])
     assert answer.choices[0].message.content == "Celerity"
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_it_takes_as_many_stop_strings_as_the_gateway_lets_through(client: openai.OpenAI) -> None:
+    stop = [f"never-{index}" for index in range(15)] + [" serves"]
+    answer = client.chat.completions.create(model="demo", messages=ask(QUESTION), temperature=0, stop=stop)
+    assert answer.choices[0].message.content == "Celerity"
 
 
 def test_the_same_seed_gives_the_same_answer(client: openai.OpenAI) -> None:

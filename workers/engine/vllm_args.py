@@ -24,7 +24,9 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # As many as the gateway lets through.
     "VLLM_MAX_N_SEQUENCES": "16",
+    "VLLM_MAX_STOP_STRINGS": "16",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     # fork would copy the worker's threads and locks.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
