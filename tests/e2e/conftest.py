@@ -11,11 +11,7 @@ import pytest
 
 from tests.stack import REPOSITORY, GatewayProcess, Stack, Worker, stack
 
-MODELS = (
-    (REPOSITORY / "models.yaml")
-    .read_text()
-    .replace("deploy/demo_model/model", str(REPOSITORY / "deploy/demo_model/model"))
-)
+MODELS = (REPOSITORY / "models.yaml").read_text()
 
 
 @dataclass(frozen=True)
