@@ -86,9 +86,14 @@ class EngineLoop:
 
 
 def engine_processes() -> list[psutil.Process]:
-    """Return the processes that vLLM has started in this one and that still run."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "VLLM::" in _title(child) or "spawn_main" in _title(child)]
+    """Return the processes that vLLM has started from this one and that still run.
+
+    An engine worker that is our child, as the whole system's is, has engine processes of its own.
+    """
+    started = [
+        child for child in psutil.Process().children() if "VLLM::" in _title(child) or "spawn_main" in _title(child)
+    ]
+    return [process for child in started for process in (child, *child.children(recursive=True))]
 
 
 def _title(process: psutil.Process) -> str:

@@ -289,6 +289,7 @@ def _log_like_ours() -> None:
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.WARNING)
+    logging.setLogRecordFactory(logging.LogRecord)  # vLLM's adds a field to every record, ours included
     # These report the failure of a request, with its text; what became of it is told by our refusal.
     for name in _HANDLE_REQUESTS:
         logging.getLogger(f"vllm.{name}").setLevel(logging.CRITICAL + 1)
