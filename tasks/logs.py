@@ -17,7 +17,8 @@ from typing import IO
 
 import orjson
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# The last is what vLLM, once imported, adds to every record of its process.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "vllm_process_name"}
 
 
 class JsonFormatter(logging.Formatter):
