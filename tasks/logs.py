@@ -17,8 +17,7 @@ from typing import IO
 
 import orjson
 
-# The last is what vLLM, once imported, adds to every record of its process.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "vllm_process_name"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
