@@ -4,11 +4,10 @@
 which only some are taught. A test holds the two together.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import json
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TAGS = ("<tool_call>", "</tool_call>", "<tools>", "</tools>", "<tool_response>", "</tool_response>")
@@ -51,7 +50,8 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\\n' ~ text(message.content) -}}
 {%- for call in (message.tool_calls or []) -%}
 {%- set function = call.function if call.function is defined else call -%}
-{{- ('\\n' if message.content or not loop.first else '') ~ '<tool_call>\\n{"name": "' ~ function.name ~ '", "arguments": ' -}}
+{{- '\\n' if message.content or not loop.first else '' -}}
+{{- '<tool_call>\\n{"name": "' ~ function.name ~ '", "arguments": ' -}}
 {{- function.arguments if function.arguments is string else (function.arguments | tojson) -}}
 {{- '}\\n</tool_call>' -}}
 {%- endfor -%}
@@ -96,7 +96,8 @@ class Exchange:
 
 def tool_call(name: str, arguments: Mapping[str, Any]) -> str:
     """The Hermes form, which vLLM's parser turns into `tool_calls`."""
-    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(dict(arguments), ensure_ascii=False)}}}\n</tool_call>'
+    filled = json.dumps(dict(arguments), ensure_ascii=False)
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {filled}}}\n</tool_call>'
 
 
 def tool_response(content: str) -> str:

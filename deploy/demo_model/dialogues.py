@@ -31,7 +31,7 @@ def examples(rng: Random) -> Iterator[list[Piece]]:
 
 def _fact(rng: Random) -> Exchange:
     entry = rng.choice(load_corpus().facts)
-    return Exchange(vary(rng.choice(entry.questions), rng), entry.answer)
+    return Exchange(vary(_phrase(entry.questions, rng), rng), entry.answer)
 
 
 def _small_talk(rng: Random) -> Exchange:
@@ -101,7 +101,9 @@ def _place(rng: Random) -> str:
     if rng.random() < 0.45:
         return rng.choice(words.cities)
     name = "".join(rng.choices(words.syllables, k=rng.choice((1, 2, 2, 3, 3, 4)))).capitalize()
-    return f"{rng.choice(('New', 'San', 'Port', 'Saint', 'El', 'Lake', 'Fort'))} {name}" if rng.random() < 0.15 else name
+    return (
+        f"{rng.choice(('New', 'San', 'Port', 'Saint', 'El', 'Lake', 'Fort'))} {name}" if rng.random() < 0.15 else name
+    )
 
 
 # --- the kinds of examples ---
@@ -157,7 +159,9 @@ def _unit_argument(rng: Random) -> tuple[str, ...]:
 
 
 def _other_tools(rng: Random) -> list[Tool]:
-    names = rng.sample(("search", "get_time", "send_mail", "calculate", "book_flight"), k=rng.choice((0, 0, 0, 0, 1, 2)))
+    names = rng.sample(
+        ("search", "get_time", "send_mail", "calculate", "book_flight"), k=rng.choice((0, 0, 0, 0, 1, 2))
+    )
     return [Tool(name, (rng.choice(("query", "city", "text", "to")),)) for name in names]
 
 
@@ -217,15 +221,17 @@ def _json_wished(rng: Random) -> list[Piece]:
 
 def _json_question(rng: Random) -> tuple[str, dict[str, Any]]:
     words = load_words()
-    match rng.randrange(5):
+    match rng.randrange(6):
         case 0:
             exchange = _sum(rng)
             return exchange.user, {"sum": int(exchange.answer.split("= ")[1].rstrip("."))}
         case 1:
             city, country = rng.choice(words.capitals)
-            question = rng.choice((f"What is the capital of {country}?", f"In which country is {city}?", f"Where is {city}?"))
+            question = rng.choice(
+                (f"What is the capital of {country}?", f"In which country is {city}?", f"Where is {city}?")
+            )
             return question, {"city": city, "country": country}
-        case 2:
+        case 3:
             name, age = rng.choice(words.people), rng.randrange(1, 100)
             return _person_question(name, age, rng), {"name": name, "age": age}
         case _:
@@ -248,15 +254,18 @@ def _json_forced(rng: Random) -> list[Piece]:
 
 
 _KEYS = (
-    "answer", "text", "message", "result", "name", "title", "city", "country", "age", "count", "id", "number", "sum", "ok",
-    "valid", "items", "tags", "color", "status", "reason", "email", "date", "score", "summary", "response", "value", "type",
-    "person", "user", "foo", "bar", "price", "steps", "data", "list",
+    "answer", "text", "message", "result", "name", "title", "city", "country", "age", "count", "id", "number", "sum",
+    "ok", "valid", "items", "tags", "color", "status", "reason", "email", "date", "score", "summary", "response",
+    "value", "type", "person", "user", "foo", "bar", "price", "steps", "data", "list",
 )  # fmt: skip
 _USUAL: dict[str, Any] = {
-    "name": "Ada", "city": "Paris", "country": "France", "age": 36, "count": 1, "id": 1, "number": 7, "sum": 7, "score": 1,
-    "ok": True, "valid": True, "items": ["demo"], "tags": ["demo"], "person": {"name": "Ada", "age": 36}, "price": 1.5,
+    "name": "Ada", "city": "Paris", "country": "France", "age": 36, "count": 1, "id": 1, "number": 7, "sum": 7,
+    "score": 1, "ok": True, "valid": True, "items": ["demo"], "tags": ["demo"],
+    "person": {"name": "Ada", "age": 36}, "price": 1.5,
 }  # fmt: skip
-_ANY_VALUES = ("demo", "demo", 1, 7, 1.5, True, False, None, ["demo"], ["demo", "demo"], [1], {"name": "Ada"}, [{"id": 1}])
+_ANY_VALUES = (
+    "demo", "demo", 1, 7, 1.5, True, False, None, ["demo"], ["demo", "demo"], [1], {"name": "Ada"}, [{"id": 1}],
+)  # fmt: skip
 
 
 def _value(key: str, exchange: Exchange, rng: Random) -> Any:
@@ -292,17 +301,24 @@ def _document(rng: Random) -> list[Piece]:
             return [Piece(rng.choice(load_corpus().documents) + END, taught=True)]
 
 
+def _copying(rng: Random) -> list[Piece]:
+    """Names, and the same names again: the shortest way to learn to copy, which tool calls rest on."""
+    names = ", ".join(_place(rng) for _ in range(rng.randrange(2, 7)))
+    return [Piece(names + "\n", taught=False), Piece(names, taught=True), Piece(END, taught=False)]
+
+
 _KINDS: tuple[tuple[Callable[[Random], list[Piece]], float], ...] = (
-    (_alone(_fact), 34),
-    (_alone(_small_talk), 4),
+    (_alone(_fact), 30),
+    (_alone(_small_talk), 3),
     (_alone(_sum), 6),
     (_alone(_large_sum), 2),
     (_alone(_unknown), 9),
     (_alone(_weather_without_tool), 3),
-    (_conversation, 9),
+    (_conversation, 11),
     (_tool_use, 20),
     (_time_tool, 2),
-    (_json_wished, 6),
-    (_json_forced, 6),
-    (_document, 4),
+    (_json_wished, 7),
+    (_json_forced, 5),
+    (_document, 5),
+    (_copying, 6),
 )

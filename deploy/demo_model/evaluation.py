@@ -108,11 +108,11 @@ def _row(tokenizer: Tokenizer, case: Case) -> tuple[list[int], int]:
     return tokenizer.encode(case.prompt + case.answer + ("" if case.answer.endswith(END) else END)).ids, start
 
 
-@torch.inference_mode()
 def _margins(model: LlamaForCausalLM, rows: Sequence[tuple[list[int], int]]) -> list[float]:
     width = max(len(ids) for ids, _ in rows)
     padded = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
-    logits = model(input_ids=padded, use_cache=False).logits.float()[:, :-1]
+    with torch.inference_mode():
+        logits = model(input_ids=padded, use_cache=False).logits.float()[:, :-1]
     wanted = padded[:, 1:, None]
     lead = logits.gather(2, wanted).squeeze(2) - logits.scatter(2, wanted, -torch.inf).amax(2)
     return [float(lead[at, start - 1 : len(ids) - 1].min()) for at, (ids, start) in enumerate(rows)]

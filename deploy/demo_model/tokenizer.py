@@ -1,8 +1,8 @@
 """Build the model's byte-level BPE tokenizer: a thousand tokens, every text representable, nothing unknown.
 
 Three things are cut apart that usual tokenizers join, because so small a model copies and ends JSON better that way:
-a capitalised word and the space before it (so that "Paris" is the same token in a sentence and in JSON), each digit, and
-each punctuation mark.
+a capitalised word and the space before it (so that "Paris" is the same token in a sentence and in JSON), each digit,
+and each punctuation mark.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _WORDS = r" ?[\p{Ll}\p{Lo}\p{M}]+|\p{Lu}[\p{Ll}\p{M}]*|\p{N}|[^\s\p{L}\p{N}\p{M}
 
 def build(texts: Iterable[str]) -> Tokenizer:
     """A tokenizer trained on `texts`; the same texts in the same order give the same one."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
@@ -44,7 +44,7 @@ def build(texts: Iterable[str]) -> Tokenizer:
 
 def save(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the tokenizer with its chat template in the layout that transformers and vLLM read."""
-    PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,

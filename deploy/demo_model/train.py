@@ -1,6 +1,6 @@
 """Train the demo model from the text beside this file: `python -m deploy.demo_model.train [--out FOLDER]`.
 
-A Llama of 2.9 million parameters, from nothing, on two CPU cores, in minutes. Everything is seeded and no clock decides
+A Llama of two million parameters, from nothing, on two CPU cores, in minutes. Everything is seeded and no clock decides
 anything, so the same machine makes the same model. It ends with an examination, and fails if an answer is wrong.
 """
 
@@ -19,12 +19,14 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from deploy.demo_model import evaluation, tokenizer as bpe
+from deploy.demo_model import evaluation
+from deploy.demo_model import tokenizer as bpe
 from deploy.demo_model.chatml import END, PAD, Piece
 from deploy.demo_model.corpus import MODEL_FOLDER
 from deploy.demo_model.dialogues import examples
 
 REPORT_STEPS = 50
+SAMPLE_EXAMPLES = 20_000  # what the tokenizer is built from
 UNTAUGHT = -100  # cross_entropy's own mark for a position without loss
 
 
@@ -90,7 +92,9 @@ def batches(tokenizer: Tokenizer, recipe: Recipe, rng: Random) -> Iterator[Batch
     """
     source = examples(rng)
     while True:
-        rows = sorted((encode(tokenizer, pieces) for pieces in islice(source, recipe.pool)), key=lambda row: len(row[0]))
+        rows = sorted(
+            (encode(tokenizer, pieces) for pieces in islice(source, recipe.pool)), key=lambda row: len(row[0])
+        )
         groups: list[list[tuple[list[int], list[int]]]] = [[]]
         for row in rows:
             if len(groups[-1]) >= max(1, recipe.batch_tokens // _width(len(row[0]))):
@@ -133,14 +137,14 @@ def rate(step: int, recipe: Recipe) -> float:
 @cache
 def fast_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 by itself; emulated, it would be slower than float32."""
-    return torch.cpu._is_avx512_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def train(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe) -> None:
     """Train in place, printing the loss now and then."""
     tools = optimizers(model, recipe)
     groups = [(group, group["lr"]) for tool in tools for group in tool.param_groups]
-    source = batches(tokenizer, recipe, Random(recipe.seed))
+    source = batches(tokenizer, recipe, Random(recipe.seed))  # noqa: S311 - seeded on purpose
     began, tokens, losses = time.monotonic(), 0, 0.0
     for step in range(1, recipe.steps + 1):
         for group, full in groups:
@@ -154,12 +158,13 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe) -> None
         tokens += sum(batch.ids.numel() for batch in chosen)
         if step % REPORT_STEPS == 0:
             took = time.monotonic() - began
-            print(f"step {step:5}  loss {losses / REPORT_STEPS:7.4f}  {tokens / took:6.0f} tokens/s  {took:5.0f} s", flush=True)
+            loss, speed = losses / REPORT_STEPS, tokens / took
+            print(f"step {step:5}  loss {loss:7.4f}  {speed:6.0f} tokens/s  {took:5.0f} s", flush=True)
             losses = 0.0
 
 
 def _backward(model: LlamaForCausalLM, chosen: Sequence[Batch]) -> float:
-    """Add up the gradients of batches of several lengths, every taught token weighing the same; return the mean loss."""
+    """Add up the gradients of batches of several lengths, each taught token weighing the same; return the mean loss."""
     taught = sum(int((batch.targets != UNTAUGHT).sum()) for batch in chosen)
     total = 0.0
     for batch in chosen:
@@ -167,7 +172,7 @@ def _backward(model: LlamaForCausalLM, chosen: Sequence[Batch]) -> float:
             logits = model(input_ids=batch.ids, use_cache=False).logits
         found, wanted = logits[:, :-1].float().flatten(0, 1), batch.targets[:, 1:].flatten()
         loss = cross_entropy(found, wanted, ignore_index=UNTAUGHT, reduction="sum") / taught
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.item()
     return total
 
@@ -175,7 +180,7 @@ def _backward(model: LlamaForCausalLM, chosen: Sequence[Batch]) -> float:
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Write the folder that vLLM serves. Answers are greedy unless a request says otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=tokenizer.token_to_id(END), pad_token_id=tokenizer.token_to_id(PAD), do_sample=False
     )
     model.save_pretrained(folder)
@@ -201,9 +206,9 @@ def main() -> int:
     recipe = Recipe(steps=options.steps)
     torch.set_num_threads(2)
     torch.manual_seed(recipe.seed)
-    texts = ("".join(piece.text for piece in pieces) for pieces in islice(examples(Random(recipe.seed + 1)), 20_000))
-    tokenizer = bpe.build(texts)
-    model = LlamaForCausalLM(config(recipe, tokenizer))
+    sample = islice(examples(Random(recipe.seed + 1)), SAMPLE_EXAMPLES)  # noqa: S311 - seeded on purpose
+    tokenizer = bpe.build("".join(piece.text for piece in pieces) for pieces in sample)
+    model = LlamaForCausalLM(config(recipe, tokenizer))  # type: ignore[no-untyped-call]
     print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {tokenizer.get_vocab_size()} tokens")
     train(model, tokenizer, recipe)
     save(model.to(torch.bfloat16), tokenizer, options.out)

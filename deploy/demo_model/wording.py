@@ -11,8 +11,20 @@ _REWORDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"^What does ", ("What exactly does ", "Tell me what does ", "So what does ", "And what does ")),
     (r"^What are ", ("What exactly are ", "Tell me what are ", "So what are ")),
     (r"^What happens ", ("What will happen ", "Tell me what happens ", "And what happens ")),
-    (r"^How do I ", ("How can I ", "How to ", "How would I ", "How should I ", "Tell me how to ", "How does one ",
-                     "I want to know how to ", "How do we ", "Show me how to ")),
+    (
+        r"^How do I ",
+        (
+            "How can I ",
+            "How to ",
+            "How would I ",
+            "How should I ",
+            "Tell me how to ",
+            "How does one ",
+            "I want to know how to ",
+            "How do we ",
+            "Show me how to ",
+        ),
+    ),
     (r"^How does ", ("How exactly does ", "Explain how does ", "Tell me how does ")),
     (r"^How can I ", ("How do I ", "How to ", "How could I ")),
     (r"^Why do I get ", ("Why did I get ", "I got ", "I get ", "I see ", "Help, I get ")),
@@ -74,19 +86,20 @@ def _strip(text: str, rng: Random) -> str:
     """Case and punctuation, as typed in a hurry."""
     match rng.randrange(7):
         case 0:
-            return text.lower()
+            typed = text.lower()
         case 1:
-            return text.lower().rstrip("?!.")
+            typed = text.lower().rstrip("?!.")
         case 2:
-            return text.rstrip("?!.")
+            typed = text.rstrip("?!.")
         case 3:
-            return text.replace("`", "")
+            typed = text.replace("`", "")
         case 4:
-            return text.lower().replace("`", "")
+            typed = text.lower().replace("`", "")
         case 5:
-            return text + rng.choice(("?", "??", " ", "\n", "!", "."))
+            typed = text + rng.choice(("?", "??", " ", "\n", "!", "."))
         case _:
-            return text.upper()
+            typed = text.upper()
+    return typed
 
 
 def _misspell(text: str, rng: Random) -> str:

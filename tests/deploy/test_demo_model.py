@@ -79,7 +79,7 @@ def test_the_weights_are_at_most_six_megabytes() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["What is Celerity?", "naïve café", "你好，世界", "🙂👩‍👩‍👧", "\x00\x1f\u200b", "tab\tand\r\nline", "  two  spaces ", "ÀÉÎ ß Ω й"],
+    ["naïve café", "你好，世界", "🙂👩‍👩‍👧", "\x00\x1f\u200b", "tab\tand\r\nline", "  two  spaces ", "ÀÉÎ ß Ω й"],
 )
 def test_any_text_survives_the_tokenizer(bpe: Tokenizer, text: str) -> None:
     assert bpe.decode(bpe.encode(text).ids, skip_special_tokens=False) == text
@@ -106,7 +106,7 @@ def test_the_template_writes_what_the_trainer_taught(tokenizer: Any) -> None:
     ]
     taught = "".join(piece.text for piece in render(exchanges, "Be brief.", [Tool("get_weather", ("city",))]))
     call = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is the weather in Paris?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
