@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.waiting import wait_until
 from workers.launcher.base import Command
 from workers.launcher.process import ROTATE_AT_BYTES, ProcessLauncher, rotate
 
@@ -32,6 +32,7 @@ POLITE = "import os, signal; print('pids', os.getpid(), flush=True); signal.paus
 LAUNCHER = """
 import signal, sys
 from pathlib import Path
+from tests.waiting import wait_until
 from workers.launcher.base import Command
 from workers.launcher.process import ProcessLauncher
 launcher = ProcessLauncher(Path(sys.argv[1]), grace_s=0.3)
@@ -40,13 +41,6 @@ for name, code in (("stubborn", sys.argv[2]), ("polite", sys.argv[3])):
 print("started", flush=True)
 signal.pause()
 """
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"gave up waiting: {what}"
-        time.sleep(0.01)
 
 
 def running(pid: int) -> bool:
@@ -112,6 +106,22 @@ def test_killing_takes_the_whole_family(launcher: ProcessLauncher, tmp_path: Pat
     process.kill()
     wait_until(lambda: process.exit_code() == -signal.SIGKILL, "exit")
     wait_until(lambda: not any(map(running, pids(tmp_path / "it.log"))), "family gone")
+
+
+def test_a_killed_engine_leaves_no_semaphore(launcher: ProcessLauncher, tmp_path: Path) -> None:
+    code = (
+        "import multiprocessing, signal;"
+        "lock = multiprocessing.get_context('spawn').Lock();"
+        "print(lock._semlock.name, 'pids', flush=True); signal.pause()"
+    )
+    process = launcher.start(command(code))
+    wait_until(lambda: "pids" in (tmp_path / "it.log").read_text(), "a semaphore")
+    name = (tmp_path / "it.log").read_text().split()[0].strip("/")
+    semaphore = Path("/dev/shm") / f"sem.{name}"
+    assert semaphore.exists()
+    process.kill()
+    wait_until(lambda: process.exit_code() is not None, "exit")
+    assert not semaphore.exists()
 
 
 def test_closing_leaves_nobody(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The two helper processes that make sure nobody outlives the launcher. Standard library only.
+"""The two helper processes that make sure nobody outlives the launcher. They import next to nothing.
 
 `watch` is the guard: it reads process groups from a pipe and does nothing else, until
 nobody holds the pipe's other end any more. That happens only when the launcher has
@@ -50,8 +50,12 @@ def _end(groups: list[int], grace_s: float) -> None:
     while left and time.monotonic() < deadline:
         time.sleep(_POLL_S)
         left = {group for group in left if _signal(group, 0)}
-    for group in left:
-        _signal(group, signal.SIGKILL)
+    if left:
+        # Only now, so that a guard that waits, which is nearly always, stays small.
+        from workers.launcher.group import finish  # noqa: PLC0415
+
+        for group in left:
+            finish(group)
 
 
 def _signal(group: int, number: int) -> bool:

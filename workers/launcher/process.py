@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
+from workers.launcher import group
 from workers.launcher.base import Command
 from workers.launcher.guard import GRACE_S, Guard
 
@@ -28,8 +27,8 @@ class LocalProcess:
     def exit_code(self) -> int | None:
         if self._popen.returncode is None and self._has_ended():
             # The leader is still a zombie, so the group's number cannot belong to anybody
-            # else yet: kill what it left behind first, and only then reap it.
-            self.kill()
+            # else yet: end what it left behind first, and only then reap it.
+            group.finish(self.pid)
             self._popen.wait()
             self._guard.remove(self.pid)
         return self._popen.returncode
@@ -41,12 +40,13 @@ class LocalProcess:
 
     def kill(self) -> None:
         if self._popen.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+            group.kill(self.pid)
 
     def wait(self) -> None:
-        """Return once it has ended. Only for one that was killed."""
-        self._popen.wait()
+        """Return once it, and all it started, has ended. Only for one that was killed."""
+        if self._popen.returncode is None:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self.exit_code()
 
     def tail(self, lines: int) -> list[str]:
         try:
