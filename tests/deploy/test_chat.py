@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +35,8 @@ class Gateway:
     models: list[str] = field(default_factory=lambda: ["demo", "light"])
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    hold: threading.Event | None = None
+    """Awaited before the last piece of an answer."""
 
 
 def frame(text: str) -> bytes:
@@ -47,14 +56,17 @@ def gateway() -> Iterator[Gateway]:
 
         def do_POST(self) -> None:
             fake.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer(fake.pieces)
+            self._answer(fake.pieces, fake.hold)
 
-        def _answer(self, pieces: list[bytes]) -> None:
+        def _answer(self, pieces: list[bytes], hold: threading.Event | None = None) -> None:
             fake.keys.append(self.headers["Authorization"])
             self.send_response(fake.status)
             self.end_headers()
-            for piece in pieces:
-                self.wfile.write(piece)
+            with contextlib.suppress(ConnectionError):
+                for piece in pieces:
+                    if hold and piece == DONE:
+                        hold.wait(20)
+                    self.wfile.write(piece)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it has in the library
             pass
@@ -163,3 +175,56 @@ def test_the_gateway_that_runs_here_is_found(tmp_path: Path) -> None:
     assert chat.local_url(settings) == "http://127.0.0.1:8123"
     running.write(tmp_path, running.this_process(url="http://h:1", redis_url="r", models=Path("m")))
     assert chat.local_url(settings) == "http://h:1"
+
+
+def test_at_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_conversation(gateway: Gateway) -> None:
+    gateway.pieces = [frame("Hello."), DONE]
+    gateway.hold = threading.Event()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "deploy", "chat", "--url", gateway.url]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, process_group=0)
+    os.close(theirs)
+    screen = Screen(ours)
+    try:
+        screen.wait_for("> ")
+        assert "demo at http://127.0.0.1:" in screen.text
+        os.write(ours, b"first\n")
+        screen.wait_for("Hello.")
+        process.send_signal(signal.SIGINT)  # the answer has not ended: the gateway holds its last piece back
+        screen.wait_for("> ")
+        gateway.hold.set()
+        os.write(ours, b"second\n")
+        screen.wait_for("Hello.")
+        screen.wait_for("> ")
+        gateway.status = 503
+        os.write(ours, b"third\n")
+        screen.wait_for("! the server answered 503")
+        screen.wait_for("> ")
+        os.write(ours, b"\x04")
+        assert process.wait(20) == 0
+    finally:
+        gateway.hold.set()
+        process.kill()
+        process.wait()
+        os.close(ours)
+    said = [message["content"] for message in gateway.bodies[-1]["messages"]]
+    assert said == ["first", "Hello.", "second", "Hello.", "third"]
+
+
+class Screen:
+    """What a terminal shows, read as it comes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._new = ""
+        self.text = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read on until `text` has come since the last wait."""
+        while text not in self._new:
+            ready, _, _ = select.select([self._descriptor], [], [], 20)
+            assert ready, f"waited in vain for {text!r} in {self.text!r}"
+            read = os.read(self._descriptor, 4096).decode()
+            self._new += read
+            self.text += read
+        self._new = self._new.partition(text)[2]
