@@ -8,9 +8,9 @@ import pytest
 from celery import Celery
 
 from tasks.envelope import INFER, envelope
-from tasks.messages import Started
+from tasks.messages import Done, Started
 from tasks.queues import Priority
-from tests.stack import Stack, Worker, chat
+from tests.stack import Stack, Worker, chat, read
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -59,6 +59,27 @@ def test_revoking_a_running_request_frees_its_seat(running: Stack, slow: Worker)
     wait_until(lambda: client.hlen("unacked") == 0, "the message to be acknowledged")
     wait_until(lambda: running.celery("inspect", "stats")["pool"]["running"] == 0, "the seat to be free")
     answer.close()
+    client.close()
+
+
+def test_rubbish_in_the_queue_harms_nobody(running: Stack, slow: Worker) -> None:
+    app = Celery("rubbish", broker=running.settings.broker_url)
+    app.conf.update(broker_transport_options={"priority_steps": [0, 9], "body_encoding": "utf-8"})
+    for task, args in (
+        (INFER, ()),
+        (INFER, (1, 2)),
+        (INFER, (["x"],)),
+        ("tasks.nothing", ()),
+        ("celery.accumulate", ()),
+    ):
+        app.send_task(task, args=args, queue="model.slow", ignore_result=True)
+    app.close()
+    dispatcher = running.dispatcher()
+    answer = dispatcher.submit(chat("after", model="slow", gateway=dispatcher.gateway_id), max_depth=9)
+    assert isinstance(read(answer)[-1], Done)
+    assert slow.process.poll() is None
+    client = running.client()
+    wait_until(lambda: client.hlen("unacked") == 0, "the rubbish to be acknowledged")
     client.close()
 
 

@@ -34,7 +34,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
-from workers.host.coroutine_task import Outcome, hand_over
+from workers.host.coroutine_task import CoroutineTask, Outcome, hand_over
 from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
 
 log = logging.getLogger(__name__)
@@ -111,8 +111,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._jobs[job.pid] = job
         if accept_callback:
             accept_callback(job.pid, time.monotonic())
-        name, _id, request = args[0], args[1], args[2]
-        coroutine = self.app.tasks[name].run(*request["args"], **request["kwargs"])
+        coroutine = _body(self.app.tasks[args[0]], args[2])
         if soft_timeout:
             job.timers.append(self._hub.timer.call_after(soft_timeout, self._on_soft_limit, (job, soft_timeout)))
         if timeout:
@@ -273,6 +272,13 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         for callback in self._hub._pop_ready():
             callback()
         time.sleep(0.01)
+
+
+async def _body(task: Any, request: dict[str, Any]) -> Any:
+    """Run the task's own coroutine. Wrong arguments fail the task, not the hub that took it in."""
+    if not isinstance(task, CoroutineTask):
+        return None  # one of Celery's own: the tracer runs its body, on the hub
+    return await task.run(*request["args"], **request["kwargs"])
 
 
 def _outcome(task: asyncio.Task[Any]) -> Outcome:
