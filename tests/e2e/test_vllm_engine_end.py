@@ -141,7 +141,8 @@ def test_a_pooling_model_embeds_and_does_not_chat() -> None:
         one, two = ({"input": text} for text in ("Celerity", ["Celerity", "a queue"]))
         answer = loop.answer("embedding", one)
         assert answer["model"] == "demo"
-        assert len(answer["data"][0]["embedding"]) == 256
+        width = orjson.loads((MODEL / "config.json").read_bytes())["hidden_size"]
+        assert len(answer["data"][0]["embedding"]) == width
         assert [row["index"] for row in loop.answer("embedding", two)["data"]] == [0, 1]
         (result,) = loop.call(loop.pieces(job("embedding", two | {"encoding_format": "base64"})))
         assert isinstance(result, Result)
