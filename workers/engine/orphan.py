@@ -16,8 +16,20 @@ import threading
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
+
 SCRATCH_PREFIX = "celerity-engine-"
 """How the folder is called that a worker gives its engine for sockets and temporary files."""
+
+
+def new_scratch() -> str:
+    """Make this worker's folder, and remove those whose worker was killed together with its engine."""
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
+        owner = left.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-")
+
 
 # A clean end takes 3 s; a process that hangs is not waited for.
 _GRACE_S = 8.0

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_requests
 from workers.engine.base import EngineDeadError, EngineLoad, Frames, Job, RequestRefusedError, Result
-from workers.engine.orphan import SCRATCH_PREFIX
+from workers.engine.orphan import new_scratch
 from workers.engine.vllm_gauges import Gauges
 from workers.registry import ModelSpec
 
@@ -194,7 +194,7 @@ class VllmEngine:
 
     def _prepare_environment(self) -> None:
         """Set what vLLM and its processes read from the environment, for this model."""
-        self.scratch = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
+        self.scratch = new_scratch()
         os.environ.update(vllm_args.scratch_environment(self.scratch, usual=tempfile.gettempdir()))
         if vllm_args.is_folder(self._spec):
             os.environ["HF_HUB_OFFLINE"] = "1"
