@@ -5,13 +5,57 @@ Blocking calls throughout; under gevent's monkey-patching each blocks one greenl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
-from tasks.messages import Call, Event
+from tasks.messages import Call, Endpoint, Event
+
+
+class RequestStatus(StrEnum):
+    """Where a request is in its life."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFacts:
+    """A request as it stands in Redis. Times are Unix seconds of Redis' clock."""
+
+    id: str
+    model: str
+    endpoint: Endpoint
+    stream: bool
+    caller: str
+    status: RequestStatus
+    created_at: float
+    ended_at: float | None
+    tries: int
+    """How many workers have taken it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Once:
+    """What makes a repeated request the same one."""
+
+    key: str
+    """The client's Idempotency-Key."""
+    digest: str
+    """Of everything that must be equal for the key to stand for the same request."""
+    ttl_s: int
 
 
 class Answer(Protocol):
     """The events of one accepted call, in order, as its worker writes them."""
+
+    @property
+    def request_id(self) -> str:
+        """The request that is followed; an earlier one's where the call was a repetition."""
+        ...
 
     def next(self, timeout_s: float) -> Event | None:
         """Return the next event, or None when none came within `timeout_s`.
@@ -29,7 +73,7 @@ class Answer(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop following, and cancel the call unless its last event was seen.
+        """Stop following. Cancels the call unless its last event was seen, or it is kept for later (`keep_s`).
 
         Idempotent. The caller must call it whatever happened.
         """
@@ -37,14 +81,35 @@ class Answer(Protocol):
 
 
 class Dispatcher(Protocol):
-    """Accepts calls for the queue of their model."""
+    """Accepts calls for the queue of their model.
 
-    def submit(self, call: Call, *, max_depth: int) -> Answer:
-        """Queue the call durably and follow it. An empty `call.gateway` becomes this dispatcher's own.
+    Every method raises ServiceUnavailableError when Redis is out of reach. Those that
+    take a request id raise RequestNotFoundError when nothing is kept under it, or it
+    belongs to another caller.
+    """
+
+    def submit(self, call: Call, *, max_depth: int, once: Once | None = None) -> Answer:
+        """Queue the call durably and follow it.
+
+        An empty `call.gateway` becomes this dispatcher's own, unless the call is kept
+        (`keep_s`): then its answer is made whoever waits. With `once`, a call whose key
+        the caller has used already is not queued; the earlier one is followed.
 
         Raises ServerOverloadedError when `max_depth` calls wait already for its model,
-        ServiceUnavailableError when Redis is out of reach.
+        IdempotencyKeyReusedError when the key stands for another digest.
         """
+        ...
+
+    def find(self, request_id: str, caller: str) -> RequestFacts:
+        """Return how a kept request stands."""
+        ...
+
+    def follow(self, request_id: str, caller: str) -> Answer:
+        """Follow a kept request from its first event on, whether it has ended or not."""
+        ...
+
+    def cancel(self, request_id: str, caller: str) -> RequestFacts:
+        """Cancel a kept request, and return how it stands then: one that had ended stays as it is."""
         ...
 
     def healthy(self) -> bool:

@@ -13,14 +13,16 @@ class ServingError(Exception):
 
     `message` is shown to the client, so it never holds a path, a host name, a prompt
     or the text of a foreign exception. `param` names the offending field of the body.
+    `final`: the same request would fail again, whatever its code suggests.
     """
 
     code = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, final: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.final = final
 
 
 class InvalidRequestError(ServingError):
@@ -69,6 +71,18 @@ class ModelNotFoundError(ServingError):
     """No model or alias of that name is configured."""
 
     code = "model_not_found"
+
+
+class RequestNotFoundError(ServingError):
+    """No request of that id is kept, or it is somebody else's."""
+
+    code = "request_not_found"
+
+
+class IdempotencyKeyReusedError(ServingError):
+    """The Idempotency-Key stands for another request already."""
+
+    code = "idempotency_key_reused"
 
 
 class RequestTooLargeError(ServingError):
@@ -133,14 +147,14 @@ def every_error() -> list[type[ServingError]]:
     return found
 
 
-def error_of(code: str, message: str, param: str | None = None) -> ServingError:
+def error_of(code: str, message: str, param: str | None = None, *, final: bool = False) -> ServingError:
     """Rebuild the error that was written down as `code`.
 
     A code from a newer release than ours is kept as it is: it becomes a plain
     `ServingError` whose `code` is that text.
     """
     by_code = {cls.code: cls for cls in every_error()}
-    error = by_code.get(code, ServingError)(message, param=param)
+    error = by_code.get(code, ServingError)(message, param=param, final=final)
     if code not in by_code:
         error.code = code
     return error

@@ -2,7 +2,7 @@
 
 A request is one `Call`, kept in a hash. Its answer is a stream of `Started`, any
 number of `Delta`, then exactly one `Done` or `Failed`. A worker that takes the
-request over starts again at `Started`, with a higher attempt.
+request over writes another `Started`, with a higher attempt, and goes on from there.
 
 Gateways and workers of different releases talk to each other during every deploy,
 so the strings on the wire outlive the class names, and a field that is unknown here
@@ -34,8 +34,10 @@ class Call:
     """One request as a gateway accepted it.
 
     `body` is the client's JSON, byte for byte: whoever parses it must read `model`
-    from here, since the body may name an alias. `gateway` is empty when nobody waits
-    on a connection (bulk); a worker drops an interactive call whose gateway has died.
+    from here, since the body may name an alias. `gateway` is empty when the answer is
+    made whether or not anybody waits for it; a worker drops any other call whose
+    gateway has died. `caller` is the name of the API key it came with. `keep_s` is how
+    long the answer stands after its end for whoever comes back for it; 0: nobody will.
     """
 
     id: str
@@ -47,21 +49,35 @@ class Call:
     priority: Priority = Priority.INTERACTIVE
     queue_wait_s: float = 180.0
     total_s: float = 600.0
+    caller: str = ""
+    keep_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker has claimed the request; `attempt` counts from 1."""
+    """A worker has claimed the request.
+
+    `attempt` is larger than that of every earlier worker. `after` is the id of the last
+    `Delta` that this worker goes on from; empty when it begins at the beginning.
+    """
 
     replica: str
     attempt: int
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One or more whole SSE frames (`data: {...}\\n\\n`), ready to be written to the client."""
+    """One or more whole SSE frames (`data: {...}\\n\\n`), ready to be written to the client.
+
+    `trail` is for the worker that may have to go on from here: the engine's
+    `Frames.trail` of each piece, one a line; None when nobody can. `id` is the record's
+    place in its stream (`<attempt>-<seq>`), known to whoever has read it.
+    """
 
     frames: bytes
+    trail: bytes | None = b""
+    id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +92,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The request ended without a (whole) answer. `code` is one of `tasks.errors`."""
+    """The request ended without a (whole) answer. `code` is one of `tasks.errors`.
+
+    `final`: the same request would fail again, so its client should not repeat it.
+    """
 
     code: str
     message: str
     param: str | None = None
+    final: bool = False
 
 
 Event = Started | Delta | Done | Failed
@@ -97,6 +117,8 @@ def encode_call(call: Call) -> Fields:
         b"priority": str(call.priority.value).encode(),
         b"queue_wait_s": repr(call.queue_wait_s).encode(),
         b"total_s": repr(call.total_s).encode(),
+        b"caller": call.caller.encode(),
+        b"keep_s": str(call.keep_s).encode(),
     }
 
 
@@ -112,15 +134,22 @@ def decode_call(fields: Mapping[bytes, bytes]) -> Call:
         priority=Priority(int(fields[b"priority"])),
         queue_wait_s=float(fields[b"queue_wait_s"]),
         total_s=float(fields[b"total_s"]),
+        caller=fields.get(b"caller", b"").decode(),
+        keep_s=int(fields.get(b"keep_s", b"0")),
     )
 
 
 def encode_event(event: Event) -> Fields:
     match event:
-        case Started(replica, attempt):
-            return {b"k": b"started", b"replica": replica.encode(), b"attempt": str(attempt).encode()}
-        case Delta(frames):
-            return {b"k": b"delta", b"f": frames}
+        case Started(replica, attempt, after):
+            return {
+                b"k": b"started",
+                b"replica": replica.encode(),
+                b"attempt": str(attempt).encode(),
+                b"after": after.encode(),
+            }
+        case Delta(frames, trail):
+            return {b"k": b"delta", b"f": frames} | ({b"u": b"1"} if trail is None else {b"t": trail})
         case Done():
             return {
                 b"k": b"done",
@@ -129,20 +158,23 @@ def encode_event(event: Event) -> Fields:
                 b"completion": str(event.completion_tokens).encode(),
                 b"body": event.body,
             }
-        case Failed(code, message, param):
+        case Failed(code, message, param, final):
             fields = {b"k": b"failed", b"code": code.encode(), b"message": message.encode()}
+            fields |= {b"final": b"1"} if final else {}
             return fields if param is None else fields | {b"param": param.encode()}
         case _:
             assert_never(event)
 
 
-def decode_event(fields: Mapping[bytes, bytes]) -> Event | None:
+def decode_event(fields: Mapping[bytes, bytes], record_id: bytes = b"") -> Event | None:
     """Return the event, or None for a kind that only a newer release knows."""
     match fields[b"k"]:
         case b"delta":
-            return Delta(fields[b"f"])
+            trail = None if b"u" in fields else fields.get(b"t", b"")
+            return Delta(fields[b"f"], trail, record_id.decode())
         case b"started":
-            return Started(fields[b"replica"].decode(), int(fields[b"attempt"]))
+            after = fields.get(b"after", b"").decode()
+            return Started(fields[b"replica"].decode(), int(fields[b"attempt"]), after)
         case b"done":
             return Done(
                 finish_reason=fields[b"finish"].decode(),
@@ -152,6 +184,11 @@ def decode_event(fields: Mapping[bytes, bytes]) -> Event | None:
             )
         case b"failed":
             param = fields.get(b"param")
-            return Failed(fields[b"code"].decode(), fields[b"message"].decode(), param.decode() if param else None)
+            return Failed(
+                fields[b"code"].decode(),
+                fields[b"message"].decode(),
+                param.decode() if param else None,
+                b"final" in fields,
+            )
         case _:
             return None

@@ -33,6 +33,8 @@ FACES = {
     "unsupported_endpoint": Face(HTTPStatus.BAD_REQUEST),
     "invalid_api_key": Face(HTTPStatus.UNAUTHORIZED),
     "model_not_found": Face(HTTPStatus.NOT_FOUND),
+    "request_not_found": Face(HTTPStatus.NOT_FOUND),
+    "idempotency_key_reused": Face(HTTPStatus.CONFLICT, should_retry=False),
     "request_timeout": Face(HTTPStatus.REQUEST_TIMEOUT),
     "request_too_large": Face(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     "unsupported_media_type": Face(HTTPStatus.UNSUPPORTED_MEDIA_TYPE),

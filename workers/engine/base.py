@@ -6,7 +6,7 @@ All its coroutines run on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,6 +30,21 @@ class RequestRefusedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """How far another engine of the same model had come with a job when it was lost."""
+
+    frames: int
+    """How many frames of the answer the client has; at least one."""
+    first: bytes
+    """The first of them: an answer keeps its id and its time of creation."""
+    trail: tuple[bytes, ...]
+    """Every `Frames.trail` that went with them, in order."""
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One request for an engine. `endpoint` is "chat", "completion" or "embedding".
 
@@ -41,13 +56,23 @@ class Job:
     endpoint: str
     body: bytes
     stream: bool
+    resume: Resume | None = None
+    """Go on from here instead of starting: the next frame is the one after those the client has."""
+    on_token: Callable[[], None] = _nothing
+    """Called on the loop when the engine gives the first token of this run, also where nothing streams."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Whole SSE frames (`data: {...}\\n\\n`, one or several), to be forwarded as they are. Never `[DONE]`."""
+    """Whole SSE frames (`data: {...}\\n\\n`, one or several), to be forwarded as they are. Never `[DONE]`.
+
+    `trail` is what an engine of the same model needs to go on after these frames: bytes
+    without a line break, of a form that only the engine knows. None says that the answer
+    cannot be continued elsewhere any more (structured output, a tool call); it stays so.
+    """
 
     data: bytes
+    trail: bytes | None = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +120,9 @@ class Engine(Protocol):
         Raises RequestRefusedError before the first frame when the request cannot be
         served, and EngineDeadError at any time. Cancelling the task that iterates, or
         closing the iterator, frees the request's seat at once.
+
+        With `job.resume` no frame is repeated and usage counts the whole answer. Raises
+        RequestRefusedError ("engine_failed") when it cannot go on from there.
         """
         ...
 
