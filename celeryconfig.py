@@ -12,7 +12,7 @@ accept_content = ["json"]
 result_accept_content = ["json"]
 event_serializer = "json"
 
-# A message is acknowledged when its answer is written, and redelivered when its worker died before.
+# A message is acknowledged when its answer is written, and given to another worker when its own died before.
 task_acks_late = True
 task_reject_on_worker_lost = True
 task_acks_on_failure = True
@@ -38,8 +38,10 @@ broker_connection_max_retries = None
 broker_pool_acquire_timeout = 5
 broker_transport_options = {
     "priority_steps": [0, 9],
-    "unacked_restore_interval": 5,
-    "unacked_restore_throttle": 1,
+    # kombu itself gives nothing back by age: a worker's messages stand in keys of its own
+    # (tasks.app), and whoever sees that it has died restores them (tasks.unacked).
+    "visibility_timeout": 365 * 86400,
+    "unacked_restore_interval": 86400,
     "unacked_mutex_expire": 10,
     "socket_timeout": 10,
     "socket_connect_timeout": 3,

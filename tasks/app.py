@@ -7,10 +7,12 @@ installation (the broker, the limits) is set here from `Settings`.
 from __future__ import annotations
 
 import logging
+import os
 
 from celery import Celery
 from celery.signals import setup_logging
 
+from tasks import keys
 from tasks.logs import configure
 from tasks.settings import Settings
 from workers.host.guards import GUARDS
@@ -20,7 +22,13 @@ settings = Settings.from_env()
 app = Celery("celerity")
 app.config_from_object("celeryconfig")
 app.conf.broker_url = settings.broker_url
-app.conf.broker_transport_options["visibility_timeout"] = settings.visibility_timeout_s
+if replica_id := os.environ.get("CELERITY_REPLICA_ID"):
+    # Keys of its own, so that what a dead worker held can be told from what live ones hold.
+    app.conf.broker_transport_options |= {
+        "unacked_key": keys.unacked(replica_id),
+        "unacked_index_key": keys.unacked_index(replica_id),
+        "unacked_mutex_key": keys.unacked_mutex(replica_id),
+    }
 app.conf.engine_drain_s = settings.drain_timeout_s
 app.steps["consumer"].update(GUARDS)
 

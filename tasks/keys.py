@@ -13,7 +13,10 @@
 | celerity:nodes                   | zset   | supervisor       | status          | for ever (one; pruned by age)  |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
 | model.{model}\\x06\\x169           | list   | gateway, feeder  | workers         | while work waits (bulk)        |
-| unacked, unacked_index, _kombu.* | kombu  | workers          | workers         | kombu's own                    |
+| unacked:{replica}                | hash   | that worker      | reapers         | while it holds messages        |
+| unacked_index:{replica}          | zset   | that worker      | nobody          | while it holds messages        |
+| unacked_mutex:{replica}          | string | that worker      | that worker     | seconds                        |
+| _kombu.*                         | kombu  | workers          | workers         | kombu's own                    |
 """
 
 from __future__ import annotations
@@ -62,3 +65,15 @@ def replica(replica_id: str) -> str:
 
 def node(node_id: str) -> str:
     return f"celerity:node:{node_id}"
+
+
+def unacked(replica_id: str) -> str:
+    return f"unacked:{replica_id}"
+
+
+def unacked_index(replica_id: str) -> str:
+    return f"unacked_index:{replica_id}"
+
+
+def unacked_mutex(replica_id: str) -> str:
+    return f"unacked_mutex:{replica_id}"

@@ -60,8 +60,6 @@ class Settings:
     """How long a stream's status line is held back, so that an early failure keeps its real status."""
     drain_timeout_s: float = 30.0
     """How long a gateway or a worker that was told to stop lets its requests run on."""
-    visibility_timeout_s: int = 30
-    """A task whose worker has stopped refreshing it is given to another after this long."""
     log_level: str = "INFO"
 
     @classmethod

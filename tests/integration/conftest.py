@@ -26,9 +26,9 @@ models:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A Redis for the module's tests. A worker's lost task comes back after two seconds."""
+    """A Redis for the module's tests."""
     folder: Path = tmp_path_factory.mktemp("stack")
-    with stack(folder, MODELS, CELERITY_VISIBILITY_TIMEOUT_S="2", CELERITY_DRAIN_TIMEOUT_S="20") as started:
+    with stack(folder, MODELS, CELERITY_DRAIN_TIMEOUT_S="20") as started:
         yield started
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import keys
 from tasks.envelope import INFER
 from tasks.messages import Done, Failed, Started
 from tests.stack import Stack, chat, read, stack, text_of
@@ -45,7 +46,7 @@ def test_a_dropped_connection_neither_repeats_nor_loses_what_runs(running: Stack
             client.client_kill_filter(_id=connection["id"])
     events = read(answer)
     assert isinstance(events[-1], Done)
-    wait_until(lambda: client.hlen("unacked") == 0, "the late ack")
+    wait_until(lambda: client.hlen(keys.unacked(worker.replica_id)) == 0, "the late ack")
     assert running.celery("inspect", "stats")["total"] == {INFER: 1}
     # The same worker, without a new load, takes the next request.
     assert worker.process.poll() is None

@@ -7,6 +7,7 @@ import json
 import pytest
 from celery import Celery
 
+from tasks import keys
 from tasks.envelope import INFER, envelope
 from tasks.messages import Done, Started
 from tasks.queues import Priority
@@ -56,7 +57,7 @@ def test_revoking_a_running_request_frees_its_seat(running: Stack, slow: Worker)
     assert isinstance(answer.next(10), Started)
     running.celery("control", "terminate", "SIGTERM", call.id)
     client = running.client()
-    wait_until(lambda: client.hlen("unacked") == 0, "the message to be acknowledged")
+    wait_until(lambda: client.hlen(keys.unacked(slow.replica_id)) == 0, "the message to be acknowledged")
     wait_until(lambda: running.celery("inspect", "stats")["pool"]["running"] == 0, "the seat to be free")
     answer.close()
     client.close()
@@ -79,7 +80,7 @@ def test_rubbish_in_the_queue_harms_nobody(running: Stack, slow: Worker) -> None
     assert isinstance(read(answer)[-1], Done)
     assert slow.process.poll() is None
     client = running.client()
-    wait_until(lambda: client.hlen("unacked") == 0, "the rubbish to be acknowledged")
+    wait_until(lambda: client.hlen(keys.unacked(slow.replica_id)) == 0, "the rubbish to be acknowledged")
     client.close()
 
 

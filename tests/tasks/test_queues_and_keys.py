@@ -20,7 +20,9 @@ def test_every_side_has_the_same_priority_steps() -> None:
 
 def test_every_key_stands_in_the_table() -> None:
     assert keys.__doc__
-    for build in (keys.request, keys.stream, keys.wake, keys.gateway, keys.control, keys.replica, keys.node):
+    of_ours = (keys.request, keys.stream, keys.wake, keys.gateway, keys.control, keys.replica, keys.node)
+    of_kombu = (keys.unacked, keys.unacked_index, keys.unacked_mutex)
+    for build in of_ours + of_kombu:
         prefix = build("")
         assert f"| {prefix}{{" in keys.__doc__
     for name in keys.FOR_EVER:

@@ -1,4 +1,4 @@
-"""Short commands to the broker from beside kombu: late acks, and signs of life for running tasks.
+"""Short commands to the broker from beside kombu: the acks of tasks that outlived their connection.
 
 `workers` may not import `tasks`, so this is the one other place that builds a Redis
 client; like `tasks.connections` it leaves none of the library's timeouts to its defaults.
