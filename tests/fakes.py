@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from tasks.dispatch import Answer, Dispatcher
-from tasks.errors import RequestCancelledError, ServingError
-from tasks.messages import Call, Delta, Done, Event, Started
+from tasks.dispatch import Answer, Dispatcher, Once, RequestFacts, RequestStatus
+from tasks.errors import IdempotencyKeyReusedError, RequestCancelledError, RequestNotFoundError, ServingError
+from tasks.messages import Call, Delta, Done, Event, Failed, Started
 
 
 class FakeClock:
@@ -29,44 +29,60 @@ class Silence:
     seconds: float
 
 
-class FakeAnswer:
-    """Plays a script. At its end it is silent: for ever, or until `abandon`."""
+Script = Iterable[Event | Silence | ServingError]
 
-    def __init__(self, script: Iterable[Event | Silence | ServingError], clock: FakeClock | None = None) -> None:
-        self._script = deque(script)
+
+class FakeAnswer:
+    """Plays a script. At its end it is silent: for ever, or until `abandon`.
+
+    A `Delta` without an id gets the one it would have in Redis.
+    """
+
+    def __init__(self, script: Script, clock: FakeClock | None = None, *, kept: bool = False) -> None:
+        self.script = deque(script)
         self._clock = clock
         self._left = threading.Event()
+        self._at = (1, 0)
+        self.request_id = ""
+        self.kept = kept
         self.abandoned = False
         self.closed = False
         self.ended = False
 
     @property
     def cancelled(self) -> bool:
-        """Closed before its end was seen."""
-        return self.closed and not self.ended
+        """Closed before its end was seen, and not kept for later."""
+        return self.closed and not self.ended and not self.kept
 
     def next(self, timeout_s: float) -> Event | None:
         if self.abandoned:
             raise RequestCancelledError("abandoned")
-        if not self._script:
+        if not self.script:
             return self._wait(timeout_s)
-        head = self._script[0]
+        head = self.script[0]
         if isinstance(head, Silence):
             return self._be_silent(head, timeout_s)
-        self._script.popleft()
+        self.script.popleft()
         if isinstance(head, ServingError):
             raise head
         self.ended = not isinstance(head, Started | Delta)
-        return head
+        return self._numbered(head)
+
+    def _numbered(self, event: Event) -> Event:
+        attempt, seq = self._at
+        self._at = (event.attempt, 0) if isinstance(event, Started) else (attempt, seq + 1)
+        if isinstance(event, Delta) and not event.id:
+            return replace(event, id=f"{attempt}-{seq + 1}")
+        return event
 
     def _be_silent(self, silence: Silence, timeout_s: float) -> Event | None:
         assert self._clock is not None, "silence needs a clock"
-        self._script.popleft()
+        self.script.popleft()
         if silence.seconds <= timeout_s:
             self._clock.now += silence.seconds
             return self.next(timeout_s - silence.seconds)
         self._clock.now += timeout_s
-        self._script.appendleft(Silence(silence.seconds - timeout_s))
+        self.script.appendleft(Silence(silence.seconds - timeout_s))
         return None
 
     def _wait(self, timeout_s: float) -> Event | None:
@@ -87,7 +103,11 @@ class FakeAnswer:
 
 @dataclass
 class FakeDispatcher:
-    """Answers every call from `script`, or as `play` says; `refusal` is raised instead."""
+    """Answers every call from `script`, or as `play` says; `refusal` is raised instead.
+
+    A kept call is played from its beginning again to everyone who follows it, and its
+    status is what its script comes to.
+    """
 
     script: list[Event | Silence | ServingError] = field(default_factory=lambda: [Started("r1", 1), Done(body=b"{}")])
     play: Callable[[Call], FakeAnswer] | None = None
@@ -96,20 +116,88 @@ class FakeDispatcher:
     clock: FakeClock | None = None
     calls: list[Call] = field(default_factory=list)
     answers: list[FakeAnswer] = field(default_factory=list)
+    """One a call."""
+    readers: list[FakeAnswer] = field(default_factory=list)
+    """One for each time that a kept call was followed."""
+    kept: dict[str, Call] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    _used_keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
-    def submit(self, call: Call, *, max_depth: int) -> Answer:
+    def submit(self, call: Call, *, max_depth: int, once: Once | None = None) -> Answer:
         if self.refusal is not None:
             raise self.refusal
+        if once is not None:
+            digest, first = self._used_keys.setdefault((call.caller, once.key), (once.digest, call.id))
+            if digest != once.digest:
+                raise IdempotencyKeyReusedError("another request")
+            if first != call.id:
+                return self.follow(first, call.caller)
         self.calls.append(call)
-        answer = self.play(call) if self.play else FakeAnswer(self.script, self.clock)
+        if call.keep_s:
+            self.kept[call.id] = call
+        answer = self._answer(call)
         self.answers.append(answer)
         return answer
+
+    def find(self, request_id: str, caller: str) -> RequestFacts:
+        call = self._kept(request_id, caller)
+        status = RequestStatus.CANCELLED if request_id in self.cancelled else self._status(call)
+        running = status in (RequestStatus.QUEUED, RequestStatus.IN_PROGRESS)
+        return RequestFacts(
+            id=call.id,
+            model=call.model,
+            endpoint=call.endpoint,
+            stream=call.stream,
+            caller=call.caller,
+            status=status,
+            created_at=1_800_000_000.25,
+            ended_at=None if running else 1_800_000_002.75,
+            tries=0 if status is RequestStatus.QUEUED else 1,
+        )
+
+    def follow(self, request_id: str, caller: str) -> Answer:
+        answer = self._answer(self._kept(request_id, caller))
+        self.readers.append(answer)
+        return answer
+
+    def cancel(self, request_id: str, caller: str) -> RequestFacts:
+        if self.find(request_id, caller).ended_at is None:
+            self.cancelled.add(request_id)
+        return self.find(request_id, caller)
 
     def healthy(self) -> bool:
         return self.well
 
     def close(self) -> None:
         return None
+
+    def _answer(self, call: Call) -> FakeAnswer:
+        answer = self.play(call) if self.play else FakeAnswer(self.script, self.clock)
+        answer.request_id, answer.kept = call.id, call.keep_s > 0
+        return answer
+
+    def _kept(self, request_id: str, caller: str) -> Call:
+        if self.refusal is not None:
+            raise self.refusal
+        call = self.kept.get(request_id)
+        if call is None or call.caller != caller:
+            raise RequestNotFoundError("unknown")
+        return call
+
+    def _status(self, call: Call) -> RequestStatus:
+        status = RequestStatus.QUEUED
+        for event in self._answer(call).script:
+            match event:
+                case Started() | Delta():
+                    status = RequestStatus.IN_PROGRESS
+                case Done():
+                    return RequestStatus.COMPLETED
+                case Failed(code):
+                    cancelled = code == RequestCancelledError.code
+                    return RequestStatus.CANCELLED if cancelled else RequestStatus.FAILED
+                case _:
+                    pass
+        return status
 
 
 _: Dispatcher = FakeDispatcher()
