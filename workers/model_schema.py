@@ -104,6 +104,7 @@ class SimSchema(_Strict):
     itl_ms = _Number(validate=_at_least(0))
     seats = _Int(validate=_at_least(1))
     memory_mib = _Int(validate=_at_least(0))
+    faults = _Bool()
 
 
 class ModelSchema(_Strict):

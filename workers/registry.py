@@ -40,6 +40,8 @@ class SimSpec:
     itl_ms: float = 0.0
     seats: int = 256
     memory_mib: int = 1000
+    faults: bool = False
+    """Whether a request may ask for a failure; see `workers.engine.sim_faults`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,11 @@ def test_a_simulated_model_has_its_numbers(tmp_path: Path) -> None:
     assert registry.models["s"].sim == SimSpec(load_s=1.0, ttft_ms=5.0, itl_ms=0.5, seats=3)
 
 
+def test_a_simulated_model_breaks_on_demand_only_where_its_entry_says_so(tmp_path: Path) -> None:
+    registry = load(tmp_path, "models: {a: {engine: sim, sim: {faults: true}}, b: {engine: sim, sim: {}}}")
+    assert [registry.models[name].sim.faults for name in "ab"] == [True, False]
+
+
 def test_more_replicas_at_least_than_one_raise_the_default_limit(tmp_path: Path) -> None:
     spec = load(tmp_path, "models: {s: {engine: sim, replicas: {min: 3}}}").models["s"]
     assert (spec.replicas_min, spec.replicas_max) == (3, 3)
