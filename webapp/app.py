@@ -14,7 +14,7 @@ from tasks.settings import Settings
 from webapp import auth, health, request_ids
 from webapp.api_keys import KeyRing
 from webapp.gateway import Gateway
-from webapp.openai import chat, completions, embeddings, errors, models
+from webapp.openai import chat, completions, embeddings, errors, models, requests
 from workers.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ def create_app(settings: Settings, registry: Registry, dispatcher: Dispatcher, k
     # The id comes first, so that a refused key has one too.
     app.before_request(_name_request)
     auth.install(app, keys)
-    for resource in (chat, completions, embeddings, models):
+    for resource in (chat, completions, embeddings, requests, models):
         app.register_blueprint(resource.blueprint(gateway))
     app.register_blueprint(health.blueprint(gateway))
-    app.register_error_handler(ServingError, _refuse)
+    app.register_error_handler(ServingError, lambda error: _refuse(error, gateway.luck()))
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
     app.after_request(_sign)
@@ -54,10 +54,12 @@ def _sign(response: Response) -> Response:
     response.headers["x-request-id"] = g.request_id
     if g.client_request_id:
         response.headers["x-client-request-id"] = g.client_request_id
+    if g.get("replayed"):
+        response.headers["Idempotent-Replayed"] = "true"
     return response
 
 
-def _refuse(error: ServingError) -> Response:
+def _refuse(error: ServingError, luck: float) -> Response:
     if not g.get("accepted"):  # an accepted request has its own account
         metrics.REFUSED.labels(metrics.known_code(error.code)).inc()
         # Neither the path nor the field's name: both are the client's text.
@@ -65,7 +67,7 @@ def _refuse(error: ServingError) -> Response:
             "request refused",
             extra={"event": "request_refused", "request": g.request_id, "route": request.endpoint, "code": error.code},
         )
-    return errors.response(error)
+    return errors.response(error, luck)
 
 
 def _refuse_http(error: HTTPException) -> Response:

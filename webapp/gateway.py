@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,3 +22,5 @@ class Gateway:
     dispatcher: Dispatcher
     drain: Drain = field(default_factory=Drain)
     clock: Callable[[], float] = time.monotonic
+    luck: Callable[[], float] = random.random
+    """From 0 to 1: how long a refused client is told to stay away, between once and twice the least time."""

@@ -3,10 +3,11 @@
 | limit       | runs from        | until         | streams only |
 |-------------|------------------|---------------|--------------|
 | queue wait  | acceptance       | `Started`     |              |
-| first token | `Started`        | first `Delta` | yes          |
+| first token | `Started`        | next `Delta`  | yes          |
 | silence     | any `Delta`      | the next one  | yes          |
 | total       | acceptance       | the end       |              |
 
+A worker that goes on with another's answer gets the time to a first token again.
 An answer in one piece says nothing between its start and its end, so only the outer two
 limits can apply to it.
 """

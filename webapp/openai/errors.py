@@ -13,7 +13,7 @@ from tasks.errors import ServingError
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """`retry_after_s` becomes Retry-After; `should_retry` overrides what OpenAI's clients do by themselves."""
+    """`retry_after_s` is the least of Retry-After; `should_retry` overrides what OpenAI's clients do by themselves."""
 
     status: int
     type: str = "invalid_request_error"
@@ -71,13 +71,21 @@ def body(error: ServingError) -> bytes:
     return _envelope(error.message, face_of(error.code).type, error.param, error.code)
 
 
-def response(error: ServingError) -> Response:
+def response(error: ServingError, luck: float = 0.0) -> Response:
+    """Return the error as an answer.
+
+    `luck`, from 0 to 1, spreads over up to twice the time those who are told to come
+    back: they were refused together, and would return together.
+    """
     face = face_of(error.code)
     answer = Response(body(error), status=face.status, content_type="application/json")
     if face.retry_after_s is not None:
-        answer.headers["Retry-After"] = str(face.retry_after_s)
-    if face.should_retry is not None:
-        answer.headers["x-should-retry"] = "true" if face.should_retry else "false"
+        after_s = face.retry_after_s * (1 + luck)
+        answer.headers["Retry-After"] = str(round(after_s))
+        answer.headers["retry-after-ms"] = str(round(after_s * 1000))
+    should_retry = False if error.final else face.should_retry
+    if should_retry is not None:
+        answer.headers["x-should-retry"] = "true" if should_retry else "false"
     if face.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer

@@ -10,20 +10,17 @@ from flask import Response, g, request
 from tasks.dispatch import Answer
 from tasks.errors import ContextLengthExceededError, ModelNotFoundError, ServiceUnavailableError
 from tasks.messages import Call, Endpoint
-from webapp import request_body, strict_json
-from webapp.connection import ClientConnection
+from webapp import request_body, sse, strict_json
 from webapp.gateway import Gateway
-from webapp.openai.deadlines import Deadlines, Limits
+from webapp.openai import request_state
 from webapp.openai.fields import RequestSchema
+from webapp.openai.following import follow, limits_of, streamed, whole
+from webapp.openai.preferences import Delivery, delivery_of
 from webapp.openai.prompts import tokens_at_least
-from webapp.openai.relay import Begun, Followed, collect, stream
-from webapp.openai.tally import Tally
+from webapp.openai.relay import Followed
+from webapp.openai.resumption import NumberedAnswer
+from webapp.openai.tally import Account, Reading, Tally
 from workers.registry import ModelSpec
-
-_SSE_HEADERS = {
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",  # nginx would keep the tokens until it has a page of them
-}
 
 
 def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Response:
@@ -35,6 +32,7 @@ def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Respon
     if spec is None:
         raise ModelNotFoundError("There is no such model here; GET /v1/models lists those there are.", param="model")
     _check_context(body, spec)
+    delivery = delivery_of(request.headers, stream=bool(body.get("stream")))
     if gateway.drain.began:
         raise ServiceUnavailableError("The server is shutting down; repeat the request.")
     call = Call(
@@ -46,50 +44,67 @@ def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Respon
         gateway="",
         queue_wait_s=spec.queue.max_wait_s,
         total_s=gateway.settings.total_timeout_s,
+        caller=g.get("caller", ""),
+        keep_s=delivery.keep_s,
     )
     del body
     accepted_at = gateway.clock()
-    answer = gateway.dispatcher.submit(call, max_depth=spec.queue.max_depth)
+    answer = gateway.dispatcher.submit(call, max_depth=spec.queue.max_depth, once=delivery.once(endpoint, raw))
+    # A repetition goes by the name of the request that it repeats.
+    g.request_id, g.replayed = answer.request_id, answer.request_id != call.id
+    response = _respond(gateway, call, delivery, answer, accepted_at)
+    if call.keep_s:
+        response.headers["Location"] = request_state.location(endpoint, answer.request_id)
+        response.headers["X-Celerity-Request-Id"] = answer.request_id
+    return response
+
+
+def _respond(gateway: Gateway, call: Call, delivery: Delivery, answer: Answer, accepted_at: float) -> Response:
+    if delivery.respond_async:
+        return _later(gateway, call, answer)
+    if delivery.resumable:
+        return streamed(gateway, _follow(gateway, call, NumberedAnswer(answer), accepted_at), sse.NUMBERED)
     followed = _follow(gateway, call, answer, accepted_at)
-    return _stream(gateway, followed) if call.stream else _whole(gateway, followed, accepted_at)
+    if call.stream:
+        return streamed(gateway, followed, sse.PLAIN)
+    response = whole(followed)
+    response.headers["openai-processing-ms"] = str(round((gateway.clock() - accepted_at) * 1000))
+    return response
+
+
+def _later(gateway: Gateway, call: Call, answer: Answer) -> Response:
+    """Say that the request is accepted, and where it is found."""
+    g.accepted = True
+    answer.close()
+    response = request_state.response(gateway.dispatcher.find(answer.request_id, call.caller), 202)
+    response.headers["Preference-Applied"] = "respond-async"
+    return response
 
 
 def _follow(gateway: Gateway, call: Call, answer: Answer, accepted_at: float) -> Followed:
-    g.accepted = True
-    settings = gateway.settings
-    limits = Limits(
-        queue_wait_s=call.queue_wait_s,
-        first_token_s=settings.first_token_timeout_s,
-        silence_s=settings.silence_timeout_s,
-        total_s=call.total_s,
+    replayed = answer.request_id != call.id
+    account: Account = (
+        Reading(answer.request_id, now=accepted_at)
+        if replayed
+        else Tally(call, now=accepted_at, label=g.client_request_id)
     )
-    connection = request.environ.get("gunicorn.socket")
-    watch = connection.watch(answer.abandon) if isinstance(connection, ClientConnection) else None
-    return Followed(
+    return follow(
+        gateway,
         answer,
-        deadlines=Deadlines(limits, now=accepted_at, stream=call.stream),
-        tally=Tally(call, now=accepted_at, label=g.client_request_id),
-        drain=gateway.drain,
-        clock=gateway.clock,
-        unwatch=watch.stop if watch else lambda: None,
+        account,
+        limits=limits_of(gateway, queue_wait_s=call.queue_wait_s),
+        since=accepted_at,
+        is_stream=call.stream,
+        farewell=_farewell(call, answer.request_id),
     )
 
 
-def _stream(gateway: Gateway, followed: Followed) -> Response:
-    settings = gateway.settings
-    pieces = stream(followed, commit_after_s=settings.commit_after_s, ping_s=settings.ping_interval_s)
-    return Response(
-        Begun(pieces),
-        content_type="text/event-stream; charset=utf-8",
-        headers=_SSE_HEADERS,
-        direct_passthrough=True,
-    )
-
-
-def _whole(gateway: Gateway, followed: Followed, accepted_at: float) -> Response:
-    done = collect(followed)
-    took_ms = round((gateway.clock() - accepted_at) * 1000)
-    return Response(done.body, content_type="application/json", headers={"openai-processing-ms": str(took_ms)})
+def _farewell(call: Call, request_id: str) -> str:
+    """Return what a client reads when the process has to end before its answer."""
+    if not call.keep_s:
+        return "The server is shutting down; repeat the request."
+    events = f"{request_state.location(call.endpoint, request_id)}/events"
+    return f"The server is shutting down, the request goes on: reconnect with GET {events} and Last-Event-ID."
 
 
 def _check_context(body: dict[str, object], spec: ModelSpec) -> None:

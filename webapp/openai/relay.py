@@ -12,13 +12,13 @@ from collections.abc import Callable, Generator, Iterator
 from typing import assert_never
 
 from tasks.dispatch import Answer
-from tasks.errors import EngineFailedError, RequestCancelledError, ServiceUnavailableError, ServingError, error_of
+from tasks.errors import RequestCancelledError, ServiceUnavailableError, ServingError, error_of
 from tasks.messages import Delta, Done, Event, Failed, Started
 from webapp import sse
 from webapp.drain import Drain
 from webapp.openai import errors
 from webapp.openai.deadlines import Deadlines
-from webapp.openai.tally import Tally
+from webapp.openai.tally import Account
 
 
 class Followed:
@@ -29,18 +29,21 @@ class Followed:
         answer: Answer,
         *,
         deadlines: Deadlines,
-        tally: Tally,
+        account: Account,
         drain: Drain,
         clock: Callable[[], float],
         unwatch: Callable[[], None],
+        farewell: str = "The server is shutting down; repeat the request.",
     ) -> None:
-        """`unwatch` ends the watch over the client's connection."""
+        """`unwatch` ends the watch over the client's connection; `farewell` is what it reads when the process ends."""
         self.clock = clock
+        self.ended = False
         self._answer = answer
         self._deadlines = deadlines
-        self._tally = tally
+        self._account = account
         self._drain = drain
         self._unwatch = unwatch
+        self._farewell = farewell
         drain.add(answer.abandon)
 
     def next(self, patience_s: float = math.inf) -> Event | None:
@@ -58,25 +61,26 @@ class Followed:
         return self._read(0.0)
 
     def close(self, code: str) -> None:
-        """Let go of the call, which cancels it unless it has ended. `code` says how it went."""
+        """Let go of the call, which cancels it unless it has ended or is kept. `code` says how it went."""
         self._unwatch()
         self._drain.discard(self._answer.abandon)
         try:
             self._answer.close()
         finally:
-            self._tally.end(code, self.clock())
+            self._account.end(code, self.clock())
 
     def _read(self, wait_s: float) -> Event | None:
         try:
             event = self._answer.next(wait_s)
         except RequestCancelledError:
             if self._drain.expired:
-                raise ServiceUnavailableError("The server is shutting down; repeat the request.") from None
+                raise ServiceUnavailableError(self._farewell) from None
             raise
         if event is not None:
+            self.ended = isinstance(event, Done | Failed)
             now = self.clock()
             self._deadlines.saw(event, now)
-            self._tally.saw(event, now)
+            self._account.saw(event, now)
         return event
 
 
@@ -90,7 +94,7 @@ def collect(followed: Followed) -> Done:
                     code = "ok"
                     return done
                 case Failed() as failed:
-                    raise error_of(failed.code, failed.message, failed.param)
+                    raise _error_in(failed)
                 case _:
                     pass
     except ServingError as error:
@@ -100,21 +104,23 @@ def collect(followed: Followed) -> Done:
         followed.close(code)
 
 
-def stream(followed: Followed, *, commit_after_s: float, ping_s: float) -> Generator[bytes, None, None]:
+def stream(
+    followed: Followed, *, commit_after_s: float, ping_s: float, dialect: sse.Dialect = sse.PLAIN
+) -> Generator[bytes, None, None]:
     """Yield the pieces of a stream, each to be written at once.
 
     Raises ServingError before the first piece only; getting that piece decides the
-    status. Closing the generator, as gunicorn does when a write fails, cancels the call.
+    status. Closing the generator, as gunicorn does when a write fails, lets go of the call.
     """
     code = RequestCancelledError.code
     try:
         held = _hold(followed, commit_after_s)
         try:
-            yield from _pieces(followed, held, ping_s)
+            yield from _pieces(followed, held, ping_s, dialect)
             code = "ok"
         except ServingError as error:
             code = error.code
-            yield sse.frame(errors.body(error))
+            yield (dialect.end_id if followed.ended else b"") + sse.frame(errors.body(error))
     except ServingError as error:
         code = error.code
         raise
@@ -149,37 +155,39 @@ def _hold(followed: Followed, commit_after_s: float) -> Delta | Done | None:
             case Delta() | Done() as event:
                 return event
             case Failed() as failed:
-                raise error_of(failed.code, failed.message, failed.param)
+                raise _error_in(failed)
             case Started() | None:
                 pass
     return None
 
 
-def _pieces(followed: Followed, event: Event | None, ping_s: float) -> Iterator[bytes]:
-    begun = False
+def _pieces(followed: Followed, event: Event | None, ping_s: float, dialect: sse.Dialect) -> Iterator[bytes]:
+    done = dialect.end_id + sse.DONE
     while True:
         match event:
             case Delta(frames):
-                begun = True
                 # What has piled up meanwhile goes into the same write.
                 while isinstance(event := followed.at_hand(), Delta):
                     frames += event.frames
                 if isinstance(event, Done):
-                    yield frames + sse.DONE
+                    yield frames + done
                     return
                 yield frames
                 if event is not None:
                     continue
             case Done():
-                yield sse.DONE
+                yield done
                 return
-            case Failed(code, message, param):
-                raise error_of(code, message, param)
+            case Failed():
+                raise _error_in(event)
             case Started():
-                if begun:
-                    raise EngineFailedError("The worker that gave this answer was lost; repeat the request.")
+                pass  # another worker goes on; the dispatcher has seen to it that it goes on from here
             case None:
-                yield sse.PING
+                yield dialect.ping
             case _:
                 assert_never(event)
         event = followed.next(ping_s)
+
+
+def _error_in(failed: Failed) -> ServingError:
+    return error_of(failed.code, failed.message, failed.param, final=failed.final)

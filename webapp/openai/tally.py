@@ -1,17 +1,46 @@
-"""Times, metrics and the one log line of a request."""
+"""Times, metrics and the one log line of a request, or of another look at its answer."""
 
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 from tasks import metrics
-from tasks.messages import Call, Delta, Done, Event, Started
+from tasks.messages import Call, Delta, Done, Event, Failed, Started
 
 log = logging.getLogger(__name__)
 
 
+class Account(Protocol):
+    """Who wants to know what is read of an answer, and when. `now` is the gateway's monotonic clock."""
+
+    def saw(self, event: Event, now: float) -> None: ...
+
+    def end(self, code: str, now: float) -> None:
+        """Close the account, once: `code` is "ok" or an error's code."""
+        ...
+
+
+class Reading:
+    """The account of somebody who reads an answer again, which is counted elsewhere: a log line, no metrics."""
+
+    def __init__(self, request_id: str, *, now: float) -> None:
+        self._request_id = request_id
+        self._began_at = now
+
+    def saw(self, event: Event, now: float) -> None:
+        pass
+
+    def end(self, code: str, now: float) -> None:
+        fields = {"event": "answer_read", "request": self._request_id, "code": code}
+        log.info("answer read", extra=fields | {"took_s": round(now - self._began_at, 4)})
+
+
 class Tally:
-    """What happened to one accepted call, and when. `now` is the gateway's monotonic clock."""
+    """What happened to one accepted call, and when.
+
+    A call that is kept goes on when nobody reads it any more; its code is then "detached".
+    """
 
     def __init__(self, call: Call, *, now: float, label: str | None = None) -> None:
         """`label` is the client's own name for the request."""
@@ -21,6 +50,7 @@ class Tally:
         self._started_after: float | None = None
         self._first_after: float | None = None
         self._done: Done | None = None
+        self._ended = False
         metrics.IN_FLIGHT.labels(call.model).inc()
 
     def saw(self, event: Event, now: float) -> None:
@@ -35,12 +65,14 @@ class Tally:
                     metrics.QUEUE_TIME.labels(self._call.model).observe(self._started_after)
             case Done():
                 self._done = event
-            case _:
-                pass
+                self._ended = True
+            case Failed():
+                self._ended = True
 
     def end(self, code: str, now: float) -> None:
-        """Close the account, once: `code` is "ok" or an error's code."""
         call, took = self._call, now - self._accepted_at
+        if call.keep_s and not self._ended:
+            code = "detached"
         metrics.IN_FLIGHT.labels(call.model).dec()
         metrics.REQUESTS.labels(call.endpoint.value, call.model, metrics.known_code(code)).inc()
         metrics.E2E_LATENCY.labels(call.endpoint.value, call.model).observe(took)

@@ -1,0 +1,73 @@
+"""Follow an answer for the current Flask request, and return it as a response."""
+
+from __future__ import annotations
+
+from flask import Response, g, request
+
+from tasks.dispatch import Answer
+from webapp import sse
+from webapp.connection import ClientConnection
+from webapp.gateway import Gateway
+from webapp.openai.deadlines import Deadlines, Limits
+from webapp.openai.relay import Begun, Followed, collect, stream
+from webapp.openai.tally import Account
+
+_SSE_HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",  # nginx would keep the tokens until it has a page of them
+}
+
+
+def follow(
+    gateway: Gateway,
+    answer: Answer,
+    account: Account,
+    *,
+    limits: Limits,
+    since: float,
+    is_stream: bool,
+    farewell: str,
+) -> Followed:
+    """Put `answer` under its limits, which run from `since`, and under a watch for its client's leaving.
+
+    `farewell` is told to the client when the process has to end before the answer.
+    """
+    g.accepted = True
+    connection = request.environ.get("gunicorn.socket")
+    watch = connection.watch(answer.abandon) if isinstance(connection, ClientConnection) else None
+    return Followed(
+        answer,
+        deadlines=Deadlines(limits, now=since, stream=is_stream),
+        account=account,
+        drain=gateway.drain,
+        clock=gateway.clock,
+        unwatch=watch.stop if watch else lambda: None,
+        farewell=farewell,
+    )
+
+
+def limits_of(gateway: Gateway, *, queue_wait_s: float) -> Limits:
+    settings = gateway.settings
+    return Limits(
+        queue_wait_s=queue_wait_s,
+        first_token_s=settings.first_token_timeout_s,
+        silence_s=settings.silence_timeout_s,
+        total_s=settings.total_timeout_s,
+    )
+
+
+def streamed(gateway: Gateway, followed: Followed, dialect: sse.Dialect) -> Response:
+    """Answer piece by piece. Waits for the first; raises the ServingError that comes before it."""
+    settings = gateway.settings
+    pieces = stream(followed, commit_after_s=settings.commit_after_s, ping_s=settings.ping_interval_s, dialect=dialect)
+    return Response(
+        Begun(pieces),
+        content_type="text/event-stream; charset=utf-8",
+        headers=_SSE_HEADERS,
+        direct_passthrough=True,
+    )
+
+
+def whole(followed: Followed) -> Response:
+    """Answer in one piece, once it is there. Raises the ServingError it ended with."""
+    return Response(collect(followed).body, content_type="application/json")
