@@ -2,7 +2,8 @@
 
 The words are vLLM's and OpenTelemetry's, the prefix is ours. A `model` label is always
 the id of a configured model, an `endpoint` one of `tasks.messages.Endpoint`, a `code`
-"ok" or a code of `tasks.errors`: a client can add no label value.
+"ok", "detached" (nobody reads it any more, but it goes on) or a code of `tasks.errors`: a
+client can add no label value.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ E2E_LATENCY = Histogram(
 PROMPT_TOKENS = Counter("celerity_prompt_tokens", "Tokens read, of answers that completed.", ["model"])
 GENERATION_TOKENS = Counter("celerity_generation_tokens", "Tokens generated, of answers that completed.", ["model"])
 
-_CODES = frozenset(error.code for error in every_error()) | {"ok"}
+_CODES = frozenset(error.code for error in every_error()) | {"ok", "detached"}
 
 
 def known_code(code: str) -> str:
