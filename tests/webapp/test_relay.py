@@ -174,10 +174,12 @@ def test_the_end_of_the_process_is_told_to_the_client() -> None:
     assert play.answer.cancelled
 
 
-def test_the_end_of_the_process_is_told_in_a_burst_as_well() -> None:
-    play = Play(STARTED, A, RequestCancelledError("stopped"))
+def test_the_end_of_the_process_is_told_behind_a_burst() -> None:
+    play = Play(STARTED, A, B, RequestCancelledError("stopped"))
     play.drain.expired = True
-    assert error_in(list(play.pieces)[-1])["code"] == ServiceUnavailableError.code
+    first, last = list(play.pieces)
+    assert first == A.frames + B.frames
+    assert error_in(last)["code"] == ServiceUnavailableError.code
 
 
 def test_the_drain_forgets_answers_that_ended() -> None:

@@ -44,6 +44,7 @@ class Followed:
         self._drain = drain
         self._unwatch = unwatch
         self._farewell = farewell
+        self._error: ServingError | None = None
         drain.add(answer.abandon)
 
     def next(self, patience_s: float = math.inf) -> Event | None:
@@ -51,14 +52,20 @@ class Followed:
 
         Raises DeadlineExceededError, and ServiceUnavailableError when the process ends.
         """
+        if self._error is not None:
+            raise self._error
         left = self._deadlines.left(self.clock())
         if left <= 0:
             raise self._deadlines.error()
         return self._read(min(left, patience_s))
 
     def at_hand(self) -> Event | None:
-        """Return the next event if it has arrived already."""
-        return self._read(0.0)
+        """Return the next event if it has arrived already. An error waits for `next`: what came first is told first."""
+        try:
+            return self._read(0.0)
+        except ServingError as error:
+            self._error = error
+            return None
 
     def close(self, code: str) -> None:
         """Let go of the call, which cancels it unless it has ended or is kept. `code` says how it went."""
