@@ -77,6 +77,7 @@ def create() -> Flask:
                 "text": json.loads(call.body)["messages"][-1]["content"],
                 "abandoned": answer.abandoned,
                 "cancelled": answer.cancelled,
+                "closed": answer.closed,
             }
             for call, answer in pairs
         ]
@@ -101,9 +102,9 @@ class FakeServer:
             sock.sendall(raw)
             return read_all(sock)
 
-    def get(self, path: str) -> bytes:
-        raw = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        return self.exchange(raw.encode()).partition(b"\r\n\r\n")[2]
+    def get(self, path: str, *headers: str) -> bytes:
+        lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""]
+        return self.exchange("\r\n".join(lines).encode()).partition(b"\r\n\r\n")[2]
 
     def answer_to(self, text: str) -> dict[str, Any]:
         """Return what became of the call with that text; empty before it was made."""
@@ -143,9 +144,9 @@ def serve(folder: Path, **settings: str) -> Iterator[FakeServer]:
         process.wait(30)
 
 
-def request(text: str, *, stream: bool = True, version: str = "1.1", close: bool = True) -> bytes:
+def request(text: str, *headers: str, stream: bool = True, version: str = "1.1", close: bool = True) -> bytes:
     body = json.dumps({"model": "demo", "stream": stream, "messages": [{"role": "user", "content": text}]}).encode()
-    return post(body, version=version, close=close)
+    return post(body, *headers, version=version, close=close)
 
 
 def post(body: bytes, *headers: str, version: str = "1.1", close: bool = True, length: int | None = None) -> bytes:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -14,6 +15,8 @@ from tasks.errors import ServerOverloadedError, ServiceUnavailableError
 from tasks.messages import Delta, Done, Endpoint, Failed, Started
 from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import REGISTRY, chat, make_app
+from webapp import api_keys
+from webapp.api_keys import KeyRing
 from webapp.gateway import Gateway
 
 URL = "/v1/chat/completions"
@@ -70,6 +73,7 @@ def test_a_queue_that_refuses_says_when_to_come_back(
     answer = client.post(URL, json=chat())
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, code)
     assert int(answer.headers["Retry-After"]) >= 1
+    assert len({client.post(URL, json=chat()).headers["retry-after-ms"] for _ in range(10)}) > 1
 
 
 def test_each_endpoint_is_named_to_the_worker(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
@@ -173,6 +177,24 @@ def test_models_answer_while_redis_is_lost(client: FlaskClient, dispatcher: Fake
     assert client.get("/v1/models").status_code == 200
     assert client.get("/live").status_code == 200
     assert client.get("/health").status_code == 503
+
+
+class NoDispatcher(FakeDispatcher):
+    """A queue that must not be touched."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"the queue was asked for {name}")
+
+
+def test_keys_and_models_need_no_queue(tmp_path: Path) -> None:
+    key = api_keys.add(tmp_path / "keys", "alice")
+    client = make_app(tmp_path, NoDispatcher(), KeyRing(tmp_path / "keys")).test_client()
+    mine = {"Authorization": f"Bearer {key}"}
+    for path in ("/v1/models", "/v1/models/demo", "/live", "/metrics"):
+        assert client.get(path, headers=mine).status_code == 200
+    for method, path in (("GET", "/v1/models"), ("POST", URL), ("GET", f"{URL}/req_{'0' * 32}/events")):
+        assert client.open(path, method=method, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert client.post(URL, json=chat(model="nobody"), headers=mine).status_code == 404
 
 
 def test_a_process_that_drains_is_alive_but_not_healthy(

@@ -15,6 +15,7 @@ from tests.webapp.fake_server import FakeServer, frame, post, read_all, read_unt
 
 GET_LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 LIMIT = 100_000
+RESUMABLE = "X-Celerity-Resumable: true"
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +217,36 @@ def test_an_old_client_gets_its_stream_without_chunks(server: FakeServer) -> Non
     assert answer.endswith(frame(0) + frame(1) + b"data: [DONE]\n\n")
 
 
+def where(head: bytes) -> str:
+    (address,) = [line[10:] for line in head.split(b"\r\n") if line.startswith(b"Location: ")]
+    return address.decode()
+
+
+@pytest.mark.parametrize("way_out", ["close", "reset"])
+def test_a_client_that_leaves_a_resumable_stream_finds_it_again(server: FakeServer, way_out: str) -> None:
+    text = f"stall again {way_out}"
+    with server.connect() as sock:
+        sock.sendall(request(text, RESUMABLE))
+        head = read_until(sock, b"id: 1-1-0\n" + frame(0))
+        if way_out == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: server.answer_to(text)["closed"], "the call to be let go of")
+    assert not server.answer_to(text)["cancelled"]
+    with server.connect() as sock:
+        sock.sendall(f"GET {where(head)}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        read_until(sock, b"id: 1-1-0\n" + frame(0))
+
+
+def test_a_resumable_stream_is_read_to_its_end_on_other_connections(server: FakeServer) -> None:
+    answer = server.exchange(request("say 3", RESUMABLE))
+    events = f"{where(answer)}/events"
+    rest = server.get(events, "Last-Event-ID: 1-2-0")
+    assert b"id: 1-3-0\n" + frame(2) + b"id: end\ndata: [DONE]\n\n" in rest
+    assert frame(1) not in rest
+    assert status_of(server.exchange(f"HEAD {events} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())) == 200
+    assert server.get(events, "Last-Event-ID: end") == b""
+
+
 def test_a_process_told_to_stop_ends_its_streams_in_words(tmp_path: Path) -> None:
     with serve(tmp_path, DRAIN_TIMEOUT_S="0.5") as server, server.connect() as idle:
         idle.sendall(GET_LIVE.replace(b"Connection: close\r\n", b""))
@@ -236,6 +267,21 @@ def test_a_process_told_to_stop_ends_its_streams_in_words(tmp_path: Path) -> Non
             refused = read_all(whole)
             assert (status_of(refused), error_code(refused)) == (503, "service_unavailable")
             assert b"Retry-After" in refused
+
+
+def test_a_process_told_to_stop_tells_readers_of_a_resumable_stream_to_come_back(tmp_path: Path) -> None:
+    with serve(tmp_path, DRAIN_TIMEOUT_S="0.5") as server, server.connect() as first, server.connect() as reader:
+        first.sendall(request("stall kept", RESUMABLE))
+        events = f"{where(read_until(first, frame(0)))}/events"
+        reader.sendall(f"GET {events} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        read_until(reader, frame(0))
+        assert server.stop() == 0
+        for sock in (first, reader):
+            rest = read_all(sock)
+            assert b'"code":"service_unavailable"' in rest
+            assert b"Last-Event-ID" in rest
+            assert b"id: " not in rest
+            assert b"[DONE]" not in rest
 
 
 def test_a_process_with_idle_clients_only_stops_at_once(tmp_path: Path) -> None:

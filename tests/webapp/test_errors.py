@@ -49,6 +49,29 @@ def test_a_code_decides_status_and_headers(code: str, status: int, headers: dict
         assert answer.headers.get(name) == headers.get(name)
 
 
+def test_an_error_that_would_come_again_says_so() -> None:
+    answer = errors.response(error_of("engine_failed", "It broke twice.", final=True))
+    assert answer.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("code", "luck", "seconds", "milliseconds"),
+    [
+        ("server_overloaded", 0.0, "2", "2000"),
+        ("server_overloaded", 0.3, "3", "2600"),
+        ("server_overloaded", 0.9999, "4", "4000"),
+        ("service_unavailable", 0.0, "1", "1000"),
+        ("service_unavailable", 0.7, "2", "1700"),
+        ("model_load_failed", 0.5, "45", "45000"),
+    ],
+)
+def test_those_who_were_refused_together_come_back_one_by_one(
+    code: str, luck: float, seconds: str, milliseconds: str
+) -> None:
+    answer = errors.response(error_of(code, "text"), luck)
+    assert (answer.headers["Retry-After"], answer.headers["retry-after-ms"]) == (seconds, milliseconds)
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 414, 417, 431, 500, 501])
 def test_http_errors_have_the_same_envelope(status: int) -> None:
     reason, body = errors.http_error(status)

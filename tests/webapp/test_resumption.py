@@ -30,6 +30,10 @@ NUMBERED = [
 ]
 
 
+def numbered(*script: Event, after: Position | None = None, is_stream: bool = True) -> NumberedAnswer:
+    return NumberedAnswer(FakeAnswer(script), is_stream=is_stream, after=after)
+
+
 def read(answer: NumberedAnswer) -> tuple[bytes, Event]:
     """Return all frames, and the event that ended the answer."""
     frames = b""
@@ -47,7 +51,7 @@ def events(data: bytes) -> list[tuple[str, str]]:
 
 
 def test_every_frame_has_an_id_of_its_own() -> None:
-    frames, end = read(NumberedAnswer(FakeAnswer([*SCRIPT, Done()])))
+    frames, end = read(numbered(*SCRIPT, Done()))
     assert events(frames) == NUMBERED
     assert frames.startswith(b'id: 7-1-0\ndata: "a"\n\nid: 7-1-1\ndata: "b"\n\n')
     assert end == Done()
@@ -56,23 +60,23 @@ def test_every_frame_has_an_id_of_its_own() -> None:
 @pytest.mark.parametrize("seen", range(len(NUMBERED)))
 def test_an_answer_goes_on_exactly_behind_any_of_its_events(seen: int) -> None:
     after = position(NUMBERED[seen][0])
-    frames, _ = read(NumberedAnswer(FakeAnswer([*SCRIPT, Done()]), after=after))
+    frames, _ = read(numbered(*SCRIPT, Done(), after=after))
     assert events(frames) == NUMBERED[seen + 1 :]
 
 
 @pytest.mark.parametrize("event_id", ["7-1-3", "7-3-0", "8-1-0", "6-1-0", "0-0-0", "1900-2-0", "9999-1-0"])
 def test_an_event_that_never_was_is_refused(event_id: str) -> None:
     with pytest.raises(InvalidRequestError, match="Last-Event-ID"):
-        read(NumberedAnswer(FakeAnswer([*SCRIPT, Done()]), after=position(event_id)))
+        read(numbered(*SCRIPT, Done(), after=position(event_id)))
 
 
 def test_a_failure_is_told_whatever_was_seen() -> None:
     failed = Failed("engine_failed", "It broke.")
-    assert read(NumberedAnswer(FakeAnswer([*SCRIPT, failed]), after=Position((9999, 1), 0))) == (b"", failed)
+    assert read(numbered(*SCRIPT, failed, after=Position((9999, 1), 0))) == (b"", failed)
 
 
 def test_silence_is_passed_on() -> None:
-    answer = NumberedAnswer(FakeAnswer([Started("r1", 7)]), after=Position((7, 1), 0))
+    answer = numbered(Started("r1", 7), after=Position((7, 1), 0))
     assert answer.next(0.0) == Started("r1", 7)
     assert answer.next(0.0) is None
 
@@ -100,20 +104,20 @@ def test_what_is_no_event_id_is_refused(event_id: str) -> None:
 
 def test_an_answer_in_one_piece_is_one_event() -> None:
     done = Done(body=b'{"id":"x",\n"n":1}')
-    frames, end = read(NumberedAnswer(FakeAnswer([Started("r1", 7), done])))
+    frames, end = read(numbered(Started("r1", 7), done, is_stream=False))
     assert events(frames) == [("end", '{"id":"x", "n":1}')]
     assert end == done
 
 
 def test_an_answer_in_one_piece_has_no_middle() -> None:
     with pytest.raises(InvalidRequestError, match="Last-Event-ID"):
-        read(NumberedAnswer(FakeAnswer([Started("r1", 7), Done(body=b"{}")]), after=Position((7, 1), 0)))
+        read(numbered(Started("r1", 7), Done(body=b"{}"), is_stream=False, after=Position((7, 1), 0)))
 
 
 def test_it_lets_go_of_the_answer_behind_it() -> None:
     inner = FakeAnswer([])
     inner.request_id = "req_1"
-    answer = NumberedAnswer(inner)
+    answer = NumberedAnswer(inner, is_stream=True)
     answer.abandon()
     answer.close()
     assert (answer.request_id, inner.abandoned, inner.closed) == ("req_1", True, True)

@@ -63,7 +63,9 @@ def _respond(gateway: Gateway, call: Call, delivery: Delivery, answer: Answer, a
     if delivery.respond_async:
         return _later(gateway, call, answer)
     if delivery.resumable:
-        return streamed(gateway, _follow(gateway, call, NumberedAnswer(answer), accepted_at), sse.NUMBERED)
+        return streamed(
+            gateway, _follow(gateway, call, NumberedAnswer(answer, is_stream=True), accepted_at), sse.NUMBERED
+        )
     followed = _follow(gateway, call, answer, accepted_at)
     if call.stream:
         return streamed(gateway, followed, sse.PLAIN)

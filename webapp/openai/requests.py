@@ -82,7 +82,7 @@ def _events(gateway: Gateway, facts: RequestFacts) -> Response:
             raise InvalidRequestError("This answer has not ended; Last-Event-ID must be the id of an event of it.")
         return Response(status=204)  # an EventSource takes it as the word to stop reconnecting
     after = resumption.position(last) if last else None
-    answer = resumption.NumberedAnswer(_open(gateway, facts), after=after)
+    answer = resumption.NumberedAnswer(_open(gateway, facts), is_stream=facts.stream, after=after)
     return streamed(gateway, _follow(gateway, facts, answer), sse.NUMBERED)
 
 

@@ -39,11 +39,12 @@ def position(event_id: str) -> Position:
 class NumberedAnswer:
     """An answer whose events have ids; satisfies `tasks.dispatch.Answer`.
 
-    With `after` it begins behind that event. An answer in one piece becomes a single event.
+    With `after` it begins behind that event. An answer that is no stream becomes a single event.
     """
 
-    def __init__(self, answer: Answer, *, after: Position | None = None) -> None:
+    def __init__(self, answer: Answer, *, is_stream: bool, after: Position | None = None) -> None:
         self._answer = answer
+        self._is_stream = is_stream
         self._after = after
         self._done: Done | None = None
 
@@ -67,7 +68,7 @@ class NumberedAnswer:
                 case Done(body=body):
                     if self._after is not None:
                         raise _unknown_event()
-                    if not body:
+                    if self._is_stream:
                         return event
                     self._done = event
                     return Delta(sse.END_ID + sse.frame(body.replace(b"\n", b" ")))
