@@ -35,6 +35,8 @@ task_track_started = False
 
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
+# An error that Redis answers with (it is full, it loads, it may only be read) passes; it ends no worker.
+broker_channel_error_retry = True
 broker_pool_acquire_timeout = 5
 broker_transport_options = {
     "priority_steps": [0, 9],
@@ -43,10 +45,12 @@ broker_transport_options = {
     "visibility_timeout": 365 * 86400,
     "unacked_restore_interval": 86400,
     "unacked_mutex_expire": 10,
-    "socket_timeout": 10,
-    "socket_connect_timeout": 3,
+    # A silent Redis holds up the hub for this long at most; a BRPOP that got no answer is given up
+    # after one second and twice the interval.
+    "socket_timeout": 3,
+    "socket_connect_timeout": 2,
     "socket_keepalive": True,
-    "health_check_interval": 5,
+    "health_check_interval": 2,
     "body_encoding": "utf-8",
 }
 

@@ -1,42 +1,85 @@
 """Celery's consumer, made to survive the loss of its connection to Redis.
 
-Stock Celery 5.7 does two things then. When only the connection dropped, closing the old
+Stock Celery 5.7 does three things then. When only the connection dropped, closing the old
 channel pushes every unacknowledged message back to its queue although its task goes on
 running here, so everything in flight is executed twice. When Redis itself is down,
 closing a channel whose BRPOP is pending raises an AttributeError that Celery takes for
 unrecoverable: the worker exits, and a GPU reloads its model because Redis was restarted.
+And while it waits for Redis, longer and longer, no time limit fires and no task ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import time
 from typing import Any
 
-import redis
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
-from workers.host.broker import broker_client
+from workers.host.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1
 
 
 class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     """Named by the Celery setting `worker_consumer`."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.ledger = Ledger()
+        self._lost_at: float | None = None
+        super().__init__(*args, **kwargs)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long it takes; tasks end and time limits fire meanwhile."""
+        self.prepare(conn)
+        conn.ensure_connection(
+            self._on_unreachable, interval_start=_RETRY_S, interval_step=0, interval_max=0, callback=self._breathe
+        )
+        if self._lost_at is not None:
+            away_s = round(time.monotonic() - self._lost_at, 1)
+            self._lost_at = None
+            log.info("redis is back", extra={"event": "redis_back", "away_s": away_s})
+        return conn
+
+    def prepare(self, conn: Any) -> None:
+        """Make a connection that is not yet open one of our own transport."""
+        conn.transport_cls = "workers.host.transport:Transport"
+        conn.ledger = self.ledger
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        transport = getattr(self.connection, "transport", None)
-        for channel in list(getattr(transport, "channels", None) or ()):
-            self._let_go(channel)
+        self._on_unreachable(exc, 0)
+        for channel in list(getattr(self.connection.transport, "channels", None) or ()):
+            channel.let_go()
         super().on_connection_error_after_connected(exc)
+        # A Redis that accepts connections and then fails them must not be asked in a tight loop.
+        time.sleep(_RETRY_S / 4)
 
-    def _let_go(self, channel: Any) -> None:
-        """Make closing `channel` neither read from the dead connection nor give anything back."""
-        channel._in_poll = None
-        channel.do_restore = False
-        # The tasks that run on acknowledge themselves through the channel they came by.
-        acks = broker_client(self.app.conf)
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        _drop(message, "not a task")
 
-        @contextmanager
-        def connection(client: redis.Redis | None = None) -> Iterator[redis.Redis]:
-            yield client or acks
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        _drop(message, "unknown task")
 
-        channel.conn_or_acquire = connection
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        _drop(message, "invalid task")
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        _drop(message, "cannot be decoded")
+
+    def _on_unreachable(self, exc: Exception, interval: float) -> None:
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
+            log.warning("redis is lost", extra={"event": "redis_lost", "reason": type(exc).__name__})
+
+    def _breathe(self) -> None:
+        maybe_shutdown()
+        self.pool.pump()
+
+
+def _drop(message: Any, reason: str) -> None:
+    # Celery's own lines would show what the message said.
+    log.warning("message dropped", extra={"event": "message_dropped", "reason": reason})
+    message.ack()

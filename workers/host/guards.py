@@ -1,19 +1,26 @@
-"""Two guards round kombu's Redis transport, as Celery bootsteps.
+"""What a worker's consumer does besides Celery's own steps, as Celery bootsteps.
 
-Each closes a gap in which a message is in nobody's hands.
+Each closes a gap in which a message is in nobody's hands, or the hub in Redis's.
 They read and replace kombu 5.7's private names, which is why that version is pinned.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from types import MethodType
 from typing import Any
 
+import redis
 from celery import bootsteps
+from celery.worker.consumer.events import Events
 from celery.worker.consumer.tasks import Tasks
+from kombu.exceptions import OperationalError
 
 log = logging.getLogger(__name__)
+
+_TEND_S = 0.5
+_GIVE_UP_S = 3.0
 
 
 class FinishPop(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
@@ -32,7 +39,7 @@ class FinishPop(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships 
         gate = channel.qos.can_consume
 
         def can_consume(_qos: Any) -> bool:
-            return bool(channel._in_poll) or gate()
+            return bool(channel._in_poll) or (channel.accepting() and gate())
 
         channel.qos.can_consume = MethodType(can_consume, channel.qos)
 
@@ -58,4 +65,51 @@ class DrainPop(bootsteps.StartStopStep):  # type: ignore[misc]
             log.debug("drained: %r", error)
 
 
-GUARDS = (FinishPop, DrainPop)
+class Tend(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Make good twice a second what Redis could not be told, and at the end give back what is left.
+
+    By then the pool has ended all tasks, and nobody else ever looks at what a worker
+    that ended well has left behind.
+    """
+
+    requires = (FinishPop,)
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        hub.timer.call_repeatedly(_TEND_S, consumer.task_consumer.channel.tend)
+
+    def shutdown(self, consumer: Any) -> None:
+        give_up = time.monotonic() + _GIVE_UP_S
+        while not self._give_back(consumer):
+            if time.monotonic() > give_up:
+                # Whoever finds this worker dead restores the unacknowledged; a gateway misses what was popped.
+                log.error("messages not given back", extra={"event": "messages_left", "ledger": repr(consumer.ledger)})
+                return
+            time.sleep(_TEND_S)
+
+    def _give_back(self, consumer: Any) -> bool:
+        try:
+            with consumer.app.connection_for_write() as connection:
+                consumer.prepare(connection)
+                connection.default_channel.give_up()
+        except (redis.RedisError, OSError, OperationalError) as error:
+            log.debug("not given back: %r", error)
+            return False
+        return True
+
+
+class NoRetry(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Send a monitoring event once: Celery would hold up the hub until Redis takes it, however long that is."""
+
+    requires = (Events,)
+
+    def start(self, consumer: Any) -> None:
+        if dispatcher := consumer.event_dispatcher:
+            send = dispatcher.send
+
+            def once(*args: Any, **kwargs: Any) -> Any:
+                return send(*args, **kwargs | {"retry": False})
+
+            dispatcher.send = once
+
+
+GUARDS = (FinishPop, DrainPop, Tend, NoRetry)

@@ -141,7 +141,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             if time.monotonic() > give_up:
                 log.warning("drain ended early", extra={"event": "drain_timeout", "tasks": len(self._jobs)})
                 break
-            self._pump()
+            self.pump()
         self.on_terminate()
 
     def on_terminate(self) -> None:
@@ -150,8 +150,19 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             self._cancel(job, STOPPING)
         give_up = time.monotonic() + 2.0
         while self._jobs and time.monotonic() < give_up:
-            self._pump()
+            self.pump()
         self._close_resident()
+
+    def pump(self) -> None:
+        """Do for the tasks what the hub does, in the moments when it does not run."""
+        self._hub.fire_timers()
+        self._on_ended()
+        for callback in self._hub._pop_ready():
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - process boundary: the others must be called
+                log.error("callback failed: %r", error, extra={"event": "callback_failed"})
+        time.sleep(0.01)
 
     def grow(self, n: int = 1) -> None:
         """Do nothing: the engine decides how many requests it holds. Flower's button calls this."""
@@ -265,13 +276,6 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             job.silent = True  # on_timeout stores the failure and acknowledges
             job.timeout_callback(soft=False, timeout=limit_s)
             self._cancel(job, TIME_LIMIT)
-
-    def _pump(self) -> None:
-        self._hub.fire_timers()
-        self._on_ended()
-        for callback in self._hub._pop_ready():
-            callback()
-        time.sleep(0.01)
 
 
 async def _body(task: Any, request: dict[str, Any]) -> Any:
