@@ -1,178 +1,22 @@
-"""Kept requests over HTTP: their state, events and result, and whose they are."""
+"""Kept requests over HTTP: their state and result, and whose they are."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from tasks.dispatch import RequestStatus
-from tasks.errors import RequestCancelledError, ServiceUnavailableError
-from tasks.messages import Delta, Done, Endpoint, Event, Failed, Started
-from tests.fakes import FakeClock, FakeDispatcher, Silence
+from tasks.errors import ServiceUnavailableError
+from tasks.messages import Done, Failed, Started
+from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import chat, make_app
+from tests.webapp.kept import ASYNC, CHAT, POSTS, STREAM, accept, error_code
 from webapp import api_keys
 from webapp.api_keys import KeyRing
 from webapp.gateway import Gateway
-from webapp.openai.preferences import LASTING_KEEP_S, RESUMABLE_KEEP_S
-
-CHAT = "/v1/chat/completions"
-RESUMABLE = {"X-Celerity-Resumable": "true"}
-ASYNC = {"Prefer": "respond-async"}
-POSTS: dict[str, dict[str, Any]] = {
-    CHAT: chat(),
-    "/v1/completions": {"model": "demo", "prompt": "x"},
-    "/v1/embeddings": {"model": "demo", "input": "x"},
-}
-
-STREAM: list[Event] = [Started("r1", 5), Delta(b'data: "a"\n\ndata: "b"\n\n'), Delta(b'data: "c"\n\n'), Done()]
-EVENTS = [b'id: 5-1-0\ndata: "a"\n\n', b'id: 5-1-1\ndata: "b"\n\n', b'id: 5-2-0\ndata: "c"\n\n']
-END = b"id: end\ndata: [DONE]\n\n"
-
-
-def accept(client: FlaskClient, path: str = CHAT, **fields: Any) -> str:
-    """Post a request whose answer comes later, and return where it is found."""
-    answer = client.post(path, json=POSTS[path] | fields, headers=ASYNC)
-    assert answer.status_code == 202
-    return answer.headers["Location"]
-
-
-def error_code(answer: TestResponse) -> str:
-    error = answer.get_json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return str(error["code"])
-
-
-# --- resumable streams
-
-
-def test_a_resumable_stream_has_an_id_with_every_event(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [*STREAM]
-    answer = client.post(CHAT, json=chat(stream=True), headers=RESUMABLE)
-    assert answer.data == b"".join(EVENTS) + END
-    request_id = answer.headers["x-request-id"]
-    assert answer.headers["X-Celerity-Request-Id"] == request_id
-    assert answer.headers["Location"] == f"{CHAT}/{request_id}"
-    assert dispatcher.calls[0].keep_s == RESUMABLE_KEEP_S
-    assert dispatcher.calls[0].gateway == ""
-
-
-def test_a_stream_has_no_ids_unless_they_are_asked_for(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [*STREAM]
-    answer = client.post(CHAT, json=chat(stream=True), headers={"X-Celerity-Resumable": "false"})
-    assert b"id:" not in answer.data
-    assert "Location" not in answer.headers
-    assert dispatcher.calls[0].keep_s == 0
-
-
-def test_a_wrong_word_for_resumable_is_refused_before_the_queue(
-    client: FlaskClient, dispatcher: FakeDispatcher
-) -> None:
-    answer = client.post(CHAT, json=chat(stream=True), headers={"X-Celerity-Resumable": "maybe"})
-    assert (answer.status_code, error_code(answer)) == (400, "invalid_request")
-    assert dispatcher.calls == []
-
-
-def test_an_answer_in_one_piece_is_not_resumable(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    assert client.post(CHAT, json=chat(), headers=RESUMABLE).data == b"{}"
-    assert dispatcher.calls[0].keep_s == 0
-
-
-def test_a_client_that_leaves_a_resumable_stream_does_not_cancel_it(
-    client: FlaskClient, dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    dispatcher.script = [*STREAM[:2], RequestCancelledError("left")]
-    assert client.post(CHAT, json=chat(stream=True), headers=RESUMABLE).data
-    (line,) = [vars(record) for record in caplog.records if getattr(record, "event", "") == "request_ended"]
-    assert line["code"] == "detached"
-    assert dispatcher.answers[0].closed
-    assert not dispatcher.answers[0].cancelled
-
-
-def test_a_failure_that_ends_a_resumable_stream_is_its_last_event(
-    client: FlaskClient, dispatcher: FakeDispatcher
-) -> None:
-    dispatcher.script = [*STREAM[:2], Failed("engine_failed", "It broke.")]
-    answer = client.post(CHAT, json=chat(stream=True), headers=RESUMABLE)
-    assert answer.data.startswith(b"".join(EVENTS[:2]) + b'id: end\ndata: {"error"')
-    again = client.get(f"{answer.headers['Location']}/events", headers={"Last-Event-ID": "end"})
-    assert (again.status_code, again.data) == (204, b"")
-
-
-def test_an_error_that_ends_the_connection_only_is_no_event_of_the_answer(
-    client: FlaskClient, dispatcher: FakeDispatcher
-) -> None:
-    dispatcher.script = [*STREAM[:2], ServiceUnavailableError("Redis is lost.")]
-    answer = client.post(CHAT, json=chat(stream=True), headers=RESUMABLE)
-    assert b'\n\ndata: {"error"' in answer.data
-    assert b"id: end" not in answer.data
-
-
-def test_a_silent_resumable_stream_is_kept_alive(tmp_path: Path, dispatcher: FakeDispatcher) -> None:
-    app = make_app(tmp_path, dispatcher)
-    clock = FakeClock()
-    dispatcher.clock = clock
-    object.__setattr__(app.extensions["celerity"], "clock", clock)
-    dispatcher.script = [*STREAM[:2], Silence(15.0), *STREAM[2:]]
-    answer = app.test_client().post(CHAT, json=chat(stream=True), headers=RESUMABLE)
-    assert answer.data == b"".join(EVENTS[:2]) + b": ping\n" + EVENTS[2] + END
-
-
-# --- events
-
-
-@pytest.mark.parametrize("seen", range(4))
-@pytest.mark.parametrize("by", ["header", "query", "both"])
-def test_a_reader_comes_back_behind_what_it_saw(
-    client: FlaskClient, dispatcher: FakeDispatcher, seen: int, by: str
-) -> None:
-    dispatcher.script = [*STREAM]
-    events = f"{accept(client, stream=True)}/events"
-    last = EVENTS[seen - 1].split(b"\n")[0].removeprefix(b"id: ").decode() if seen else ""
-    # An EventSource repeats its first address whatever it has read since.
-    query = {"query": last, "both": "5-1-0" if seen else "", "header": ""}[by]
-    answer = client.get(events, query_string={"after": query}, headers={} if by == "query" else {"Last-Event-ID": last})
-    assert answer.data == b"".join(EVENTS[seen:]) + END
-    assert answer.headers["Content-Type"].startswith("text/event-stream")
-    assert answer.headers["Cache-Control"] == "no-cache, no-transform"
-    assert dispatcher.readers[-1].closed
-
-
-@pytest.mark.parametrize("event_id", ["5-1", "secret", "5-1-2", "6-1-0", "4-1-0", "end-1-0"])
-def test_an_id_of_no_event_is_refused(client: FlaskClient, dispatcher: FakeDispatcher, event_id: str) -> None:
-    dispatcher.script = [*STREAM]
-    answer = client.get(f"{accept(client, stream=True)}/events", headers={"Last-Event-ID": event_id})
-    assert (answer.status_code, error_code(answer)) == (400, "invalid_request")
-    assert all(reader.closed for reader in dispatcher.readers)
-
-
-def test_what_has_not_ended_cannot_have_been_read_to_its_end(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [*STREAM[:2]]
-    answer = client.get(f"{accept(client, stream=True)}/events?after=end")
-    assert (answer.status_code, error_code(answer)) == (400, "invalid_request")
-
-
-def test_the_events_of_an_answer_in_one_piece(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [Started("r1", 5), Done(body=b'{"id":"x"}')]
-    events = f"{accept(client)}/events"
-    assert client.get(events).data == b'id: end\ndata: {"id":"x"}\n\n' + END
-    assert client.get(events, headers={"Last-Event-ID": "end"}).status_code == 204
-
-
-def test_the_events_of_a_request_that_failed_at_once_are_its_error(
-    client: FlaskClient, dispatcher: FakeDispatcher
-) -> None:
-    dispatcher.script = [Started("r1", 5), Failed("context_length_exceeded", "Too long.", "messages")]
-    answer = client.get(f"{accept(client, stream=True)}/events")
-    assert (answer.status_code, error_code(answer)) == (400, "context_length_exceeded")
-
-
-# --- state, result, cancellation
+from webapp.openai.preferences import LASTING_KEEP_S
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -252,8 +96,6 @@ def test_what_has_ended_cannot_be_cancelled_any_more(client: FlaskClient, dispat
     assert client.delete(here).get_json()["status"] == "completed"
 
 
-# --- whose it is
-
 WAYS = [("GET", ""), ("GET", "/events"), ("GET", "/result"), ("DELETE", "")]
 
 
@@ -297,82 +139,6 @@ def test_somebody_elses_request_is_not_found(tmp_path: Path, dispatcher: FakeDis
         assert client.open(here + below, method=method).status_code == 401
     assert not dispatcher.cancelled
     assert client.get(here, headers=alice).status_code == 200
-
-
-# --- idempotency
-
-
-def keyed(client: FlaskClient, key: str = "k1", body: dict[str, Any] | None = None, **headers: str) -> TestResponse:
-    extra = {name.replace("_", "-"): value for name, value in headers.items()}
-    return client.post(CHAT, json=body or chat(), headers={"Idempotency-Key": key} | extra)
-
-
-def test_a_repeated_request_is_answered_by_the_first(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [Started("r1", 5), Done(body=b'{"id":"x"}')]
-    first, again = keyed(client), keyed(client)
-    assert first.data == again.data == b'{"id":"x"}'
-    assert len(dispatcher.calls) == 1
-    assert dispatcher.calls[0].keep_s == LASTING_KEEP_S
-    assert "Idempotent-Replayed" not in first.headers
-    assert again.headers["Idempotent-Replayed"] == "true"
-    for name in ("x-request-id", "X-Celerity-Request-Id", "Location"):
-        assert first.headers[name] == again.headers[name]
-
-
-def test_a_repeated_failure_is_the_same_failure(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [Started("r1", 5), Failed("context_length_exceeded", "Too long.")]
-    first, again = keyed(client), keyed(client)
-    assert first.status_code == again.status_code == 400
-    assert again.headers["Idempotent-Replayed"] == "true"
-    assert first.headers["x-request-id"] == again.headers["x-request-id"]
-
-
-def test_a_repeated_stream_begins_at_its_beginning(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [*STREAM]
-    body = chat(stream=True)
-    first, again = keyed(client, body=body), keyed(client, body=body)
-    assert first.data == again.data == b'data: "a"\n\ndata: "b"\n\ndata: "c"\n\ndata: [DONE]\n\n'
-    assert again.headers["Idempotent-Replayed"] == "true"
-    resumable = keyed(client, body=body, X_Celerity_Resumable="true")
-    assert resumable.data == b"".join(EVENTS) + END
-    assert len(dispatcher.calls) == 1
-
-
-def test_another_body_under_the_same_key_is_refused(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    keyed(client)
-    answer = keyed(client, body=chat(temperature=0.5))
-    assert (answer.status_code, error_code(answer)) == (409, "idempotency_key_reused")
-    assert answer.headers["x-should-retry"] == "false"
-    other_endpoint = client.post("/v1/embeddings", json=POSTS["/v1/embeddings"], headers={"Idempotency-Key": "k1"})
-    assert other_endpoint.status_code == 409
-    assert len(dispatcher.calls) == 1
-
-
-def test_a_key_and_a_later_answer_go_together(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
-    dispatcher.script = [Started("r1", 5)]
-    first = keyed(client, Prefer="respond-async")
-    again = keyed(client, Prefer="respond-async")
-    assert first.status_code == again.status_code == 202
-    assert first.get_json() == again.get_json()
-    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (None, "true")
-    dispatcher.script = [Started("r1", 5), Done(body=b'{"id":"x"}')]
-    assert keyed(client).data == b'{"id":"x"}'
-    assert len(dispatcher.calls) == 1
-    assert Endpoint.CHAT is dispatcher.calls[0].endpoint
-
-
-def test_a_repetition_is_counted_once(
-    client: FlaskClient, dispatcher: FakeDispatcher, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    first, again = keyed(client), keyed(client)
-    assert first.data == again.data
-    told = [(vars(record)["event"], vars(record)["request"]) for record in caplog.records]
-    request_id = dispatcher.calls[0].id
-    assert told == [("request_ended", request_id), ("answer_read", request_id)]
-
-
-# --- when the queue is lost, or the process ends
 
 
 @pytest.mark.parametrize(("method", "below"), WAYS)
