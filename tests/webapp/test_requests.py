@@ -51,6 +51,20 @@ def test_a_later_answer_is_promised_with_its_address(
     assert not dispatcher.answers[0].cancelled
 
 
+def test_a_later_answer_is_counted_when_it_is_accepted(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
+    def count(series: str) -> float:
+        lines = client.get("/metrics").get_data(as_text=True).splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(series))
+
+    accepted = 'celerity_requests_total{code="detached",endpoint="chat",model="demo"}'
+    ended = "celerity_e2e_request_latency_seconds_count"
+    before = count(accepted), count(ended)
+    here = accept(client)
+    assert client.get(f"{here}/result").status_code == 200
+    assert (count(accepted) - before[0], count(ended) - before[1]) == (1, 0)
+    assert count('celerity_requests_in_flight{model="demo"}') == 0
+
+
 def test_a_result_is_there_once_it_is_made(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
     dispatcher.script = []
     here = accept(client)

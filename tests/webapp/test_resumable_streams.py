@@ -79,14 +79,33 @@ def test_an_error_that_ends_the_connection_only_is_no_event_of_the_answer(
     assert b"id: end" not in answer.data
 
 
-def test_a_silent_resumable_stream_is_kept_alive(tmp_path: Path, dispatcher: FakeDispatcher) -> None:
+@pytest.fixture
+def timed_client(tmp_path: Path, dispatcher: FakeDispatcher) -> FlaskClient:
+    """A client of a gateway that shares its clock with the queue."""
     app = make_app(tmp_path, dispatcher)
-    clock = FakeClock()
-    dispatcher.clock = clock
-    object.__setattr__(app.extensions["celerity"], "clock", clock)
+    dispatcher.clock = FakeClock()
+    object.__setattr__(app.extensions["celerity"], "clock", dispatcher.clock)
+    return app.test_client()
+
+
+def test_a_silent_resumable_stream_is_kept_alive(timed_client: FlaskClient, dispatcher: FakeDispatcher) -> None:
     dispatcher.script = [*STREAM[:2], Silence(15.0), *STREAM[2:]]
-    answer = app.test_client().post(CHAT, json=chat(stream=True), headers=RESUMABLE)
+    answer = timed_client.post(CHAT, json=chat(stream=True), headers=RESUMABLE)
     assert answer.data == b"".join(EVENTS[:2]) + b": ping\n" + EVENTS[2] + END
+
+
+def test_a_client_learns_early_where_to_come_back_to(timed_client: FlaskClient, dispatcher: FakeDispatcher) -> None:
+    dispatcher.script = [Silence(3.0), *STREAM]
+    answer = timed_client.post(CHAT, json=chat(stream=True), headers=RESUMABLE)
+    assert answer.data == b": ping\n" + b"".join(EVENTS) + END
+    assert timed_client.post(CHAT, json=chat(stream=True)).data.startswith(b"data:")
+
+
+def test_an_early_failure_of_a_resumable_stream_keeps_its_status(
+    timed_client: FlaskClient, dispatcher: FakeDispatcher
+) -> None:
+    dispatcher.script = [Silence(0.5), Started("r1", 5), Failed("context_length_exceeded", "Too long.")]
+    assert timed_client.post(CHAT, json=chat(stream=True), headers=RESUMABLE).status_code == 400
 
 
 @pytest.mark.parametrize("seen", range(4))

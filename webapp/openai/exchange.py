@@ -19,7 +19,7 @@ from webapp.openai.preferences import Delivery, delivery_of
 from webapp.openai.prompts import tokens_at_least
 from webapp.openai.relay import Followed
 from webapp.openai.resumption import NumberedAnswer
-from webapp.openai.tally import Account, Reading, Tally
+from webapp.openai.tally import DETACHED, Account, Reading, Tally
 from workers.registry import ModelSpec
 
 
@@ -61,11 +61,10 @@ def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Respon
 
 def _respond(gateway: Gateway, call: Call, delivery: Delivery, answer: Answer, accepted_at: float) -> Response:
     if delivery.respond_async:
-        return _later(gateway, call, answer)
+        return _later(gateway, call, answer, accepted_at)
     if delivery.resumable:
-        return streamed(
-            gateway, _follow(gateway, call, NumberedAnswer(answer, is_stream=True), accepted_at), sse.NUMBERED
-        )
+        numbered = NumberedAnswer(answer, is_stream=True)
+        return streamed(gateway, _follow(gateway, call, numbered, accepted_at), sse.NUMBERED)
     followed = _follow(gateway, call, answer, accepted_at)
     if call.stream:
         return streamed(gateway, followed, sse.PLAIN)
@@ -74,26 +73,27 @@ def _respond(gateway: Gateway, call: Call, delivery: Delivery, answer: Answer, a
     return response
 
 
-def _later(gateway: Gateway, call: Call, answer: Answer) -> Response:
+def _later(gateway: Gateway, call: Call, answer: Answer, accepted_at: float) -> Response:
     """Say that the request is accepted, and where it is found."""
     g.accepted = True
     answer.close()
+    _account(call, answer, accepted_at).end(DETACHED, gateway.clock())
     response = request_state.response(gateway.dispatcher.find(answer.request_id, call.caller), 202)
     response.headers["Preference-Applied"] = "respond-async"
     return response
 
 
+def _account(call: Call, answer: Answer, accepted_at: float) -> Account:
+    if answer.request_id != call.id:
+        return Reading(answer.request_id, now=accepted_at)
+    return Tally(call, now=accepted_at, label=g.client_request_id)
+
+
 def _follow(gateway: Gateway, call: Call, answer: Answer, accepted_at: float) -> Followed:
-    replayed = answer.request_id != call.id
-    account: Account = (
-        Reading(answer.request_id, now=accepted_at)
-        if replayed
-        else Tally(call, now=accepted_at, label=g.client_request_id)
-    )
     return follow(
         gateway,
         answer,
-        account,
+        _account(call, answer, accepted_at),
         limits=limits_of(gateway, queue_wait_s=call.queue_wait_s),
         since=accepted_at,
         is_stream=call.stream,

@@ -17,6 +17,9 @@ _SSE_HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would keep the tokens until it has a page of them
 }
 
+# Only who has the header knows where to come back to; after that, most refusals have shown.
+_NUMBERED_COMMIT_AFTER_S = 1.0
+
 
 def follow(
     gateway: Gateway,
@@ -59,7 +62,10 @@ def limits_of(gateway: Gateway, *, queue_wait_s: float) -> Limits:
 def streamed(gateway: Gateway, followed: Followed, dialect: sse.Dialect) -> Response:
     """Answer piece by piece. Waits for the first; raises the ServingError that comes before it."""
     settings = gateway.settings
-    pieces = stream(followed, commit_after_s=settings.commit_after_s, ping_s=settings.ping_interval_s, dialect=dialect)
+    commit_after_s = settings.commit_after_s
+    if dialect is sse.NUMBERED:
+        commit_after_s = min(commit_after_s, _NUMBERED_COMMIT_AFTER_S)
+    pieces = stream(followed, commit_after_s=commit_after_s, ping_s=settings.ping_interval_s, dialect=dialect)
     return Response(
         Begun(pieces),
         content_type="text/event-stream; charset=utf-8",

@@ -10,6 +10,9 @@ from tasks.messages import Call, Delta, Done, Event, Failed, Started
 
 log = logging.getLogger(__name__)
 
+DETACHED = "detached"
+"""How a call has gone that goes on though nobody reads its answer any more."""
+
 
 class Account(Protocol):
     """Who wants to know what is read of an answer, and when. `now` is the gateway's monotonic clock."""
@@ -37,10 +40,7 @@ class Reading:
 
 
 class Tally:
-    """What happened to one accepted call, and when.
-
-    A call that is kept goes on when nobody reads it any more; its code is then "detached".
-    """
+    """What happened to one accepted call, and when."""
 
     def __init__(self, call: Call, *, now: float, label: str | None = None) -> None:
         """`label` is the client's own name for the request."""
@@ -72,10 +72,11 @@ class Tally:
     def end(self, code: str, now: float) -> None:
         call, took = self._call, now - self._accepted_at
         if call.keep_s and not self._ended:
-            code = "detached"
+            code = DETACHED
         metrics.IN_FLIGHT.labels(call.model).dec()
         metrics.REQUESTS.labels(call.endpoint.value, call.model, metrics.known_code(code)).inc()
-        metrics.E2E_LATENCY.labels(call.endpoint.value, call.model).observe(took)
+        if code != DETACHED:
+            metrics.E2E_LATENCY.labels(call.endpoint.value, call.model).observe(took)
         fields: dict[str, object] = {
             "event": "request_ended",
             "request": call.id,
