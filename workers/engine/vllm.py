@@ -1,4 +1,7 @@
-"""The vLLM engine: vLLM as a library, with its own OpenAI layer. The only module that imports vllm.
+"""The vLLM engine: vLLM as a library, with its own OpenAI layer.
+
+This module, `vllm_loading` and `vllm_replay` are the only ones that import vllm, and
+this one is imported first.
 
 Handlers, chunk shapes, chat templates and parsers are vLLM's, and so are the bytes; no
 HTTP server of vLLM's runs. vLLM's HTTP layer has limits of its own, but those on bodies
@@ -16,57 +19,39 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any, NoReturn
+
+import psutil
 
 from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_requests
 from workers.engine.base import EngineDeadError, EngineLoad, Frames, Job, RequestRefusedError, Result
 from workers.engine.orphan import new_scratch
 from workers.engine.vllm_gauges import Gauges
+from workers.engine.vllm_pulse import CPU_STEP_S, GPU_STEP_S, Pulse
+from workers.engine.vllm_tape import Tape
 from workers.registry import ModelSpec
 
 # vLLM reads these while it is imported, so they stand above its imports.
 os.environ.update({name: os.environ.get(name, value) for name, value in vllm_args.ENVIRONMENT.items()})
 
 import huggingface_hub.constants
-from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import State
+from pydantic import ValidationError
 from starlette.requests import Request
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
 from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.platforms import current_platform
-from vllm.usage.usage_lib import UsageContext
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+from workers.engine import vllm_loading
+from workers.engine.vllm_loading import EngineLoadError, Route
+from workers.engine.vllm_replay import TAPE, NotingClient
 
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
 # The child to be killed may not have been started yet.
 _KILL_EVERY_S = 0.2
-_HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
-
-
-class EngineLoadError(Exception):
-    """vLLM could not load the model. The text names the model and vLLM's reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """How one endpoint is answered."""
-
-    parse: TypeAdapter
-    handler: Callable[[Any, Request], Coroutine[Any, Any, Any]]
-    id_prefix: str
-    """What vLLM writes before a request's id in an answer."""
 
 
 class VllmEngine:
@@ -82,8 +67,9 @@ class VllmEngine:
         self._loading: asyncio.Future[Any] | None = None
         self.scratch: str | None = None
         """The folder for sockets and temporary files, while there is one."""
-        self._routes: dict[str, _Route] = {}
-        self._gauges = Gauges()
+        self._routes: dict[str, Route] = {}
+        self._gauges: Any = None
+        self._pulse = Pulse(CPU_STEP_S if current_platform.is_cpu() else GPU_STEP_S)
         self._seats = 0
         self._in_flight = 0
 
@@ -96,35 +82,39 @@ class VllmEngine:
 
         Raises EngineArgumentError or EngineLoadError.
         """
-        args = self._arguments()
+        args = vllm_loading.arguments(self._spec)
         self._prepare_environment()
-        self._loading = asyncio.ensure_future(asyncio.to_thread(_load, args))
+        self._loading = asyncio.ensure_future(asyncio.to_thread(vllm_loading.load, args))
         try:
             self._llm = await asyncio.shield(self._loading)
         except Exception as exc:
             raise EngineLoadError(
                 f"model {self._spec.id}: vLLM could not load {args.model}: {type(exc).__name__}: {exc}"
             ) from exc
+        client = NotingClient(self._llm)
+        self._gauges = Gauges(client.after_step)
         # In place of vLLM's own loggers, one of which keeps Prometheus series at every step.
         self._llm.logger_manager.stat_loggers = [self._gauges]
-        _log_like_ours()
+        vllm_loading.log_like_ours()
         self._seats = self._llm.vllm_config.scheduler_config.max_num_seqs
-        self._routes = await _routes(self._llm, args)
+        self._routes = await vllm_loading.routes(client, args)
         await self._warm_up()
 
     async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
         """See `Engine.run`. Usage is vLLM's own count, also where the client did not ask for it."""
         route = self._routes.get(job.endpoint)
-        await self.check()
+        self._assert_alive()
         if route is None:
             raise vllm_errors.unsupported(job.endpoint, self.endpoints, self._spec.id)
         request = self._request(route, job)
+        tape = Tape(job)
         # The handlers leave their token counts in the state of an HTTP request.
         http = Request({"type": "http", "headers": [], "state": {}})
         self._in_flight += 1
         try:
-            answer = await self._answer(job, route.handler(request, http))
+            answer = await self._answer(job, tape, route.handler(request, http))
             if not isinstance(answer, AsyncGenerator):
+                tape.token()
                 result = vllm_answers.result(answer)
             else:
                 finish = ""
@@ -135,7 +125,9 @@ class VllmEngine:
                         if (error := vllm_answers.error(frame)) is not None:
                             self._raise(job, *error)
                         finish = vllm_answers.finish_reason(frame) or finish
-                        yield Frames(frame.encode())
+                        if (piece := tape.frames(frame)) is not None:
+                            yield piece
+                tape.end()
                 usage = http.state.request_metadata.final_usage_info
                 result = vllm_answers.result_of_stream(finish, usage)
         finally:
@@ -154,6 +146,16 @@ class VllmEngine:
         return 0 if self._llm is None else int(self._llm.get_num_unfinished_requests())
 
     async def check(self) -> None:
+        """See `Engine.check`. An engine that hangs is killed, since it might never notice that it should end."""
+        self._assert_alive()
+        stopped = any(_is_stopped(process.pid) for process in vllm_loading.engine_processes())
+        now = asyncio.get_running_loop().time()
+        trouble = self._pulse.trouble(now, steps=self._gauges.steps, unfinished=self.unfinished(), stopped=stopped)
+        if trouble is not None:
+            vllm_loading.kill_engine()
+            raise EngineDeadError(f"the vLLM engine of model {self._spec.id} {trouble}")
+
+    def _assert_alive(self) -> None:
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(f"the vLLM engine of model {self._spec.id} has died")
 
@@ -161,7 +163,7 @@ class VllmEngine:
         """Stop the engine's processes. Requests that still run end with EngineDeadError."""
         if self._loading is not None:
             while not self._loading.done():  # told to stop while it loads
-                _kill_children()
+                vllm_loading.kill_engine()
                 await asyncio.wait([self._loading], timeout=_KILL_EVERY_S)
             with contextlib.suppress(Exception):
                 self._llm = self._loading.result()
@@ -179,18 +181,6 @@ class VllmEngine:
         multiprocessing.active_children()  # collects those that have ended
         if self.scratch is not None:
             shutil.rmtree(self.scratch, ignore_errors=True)
-
-    def _arguments(self) -> Any:
-        spec = self._spec
-        parser = make_arg_parser(FlexibleArgumentParser())
-
-        def refuse(message: str) -> NoReturn:
-            raise vllm_args.EngineArgumentError(f"model {spec.id}: engine_args: {message}")
-
-        parser.error = refuse
-        options = {option for action in parser._actions for option in action.option_strings}
-        wanted = vllm_args.engine_args(spec, cpu=current_platform.is_cpu())
-        return parser.parse_args(vllm_args.command_line(spec, wanted, options))
 
     def _prepare_environment(self) -> None:
         """Set what vLLM and its processes read from the environment, for this model."""
@@ -212,7 +202,7 @@ class VllmEngine:
             except RequestRefusedError as exc:  # a base model has no chat template
                 log.info("endpoint refuses", extra={"event": "warm_up_refused", "endpoint": endpoint, "code": exc.code})
 
-    def _request(self, route: _Route, job: Job) -> Any:
+    def _request(self, route: Route, job: Job) -> Any:
         """Parse the body as vLLM's own server would, under our model id and request id."""
         body = vllm_requests.body(job, model=self._spec.id, id_prefix=route.id_prefix)
         try:
@@ -222,12 +212,15 @@ class VllmEngine:
         except Exception as exc:  # noqa: BLE001 - validators of vLLM's raise errors of its own
             self._raise_for(job, exc)
 
-    async def _answer(self, job: Job, handling: Coroutine[Any, Any, Any]) -> Any:
+    async def _answer(self, job: Job, tape: Tape, handling: Coroutine[Any, Any, Any]) -> Any:
         """Return vLLM's answer to one job: a generator of frames, or a whole response."""
+        noting = TAPE.set(tape)
         try:
             answer = await (handling if job.stream else _cancellable(handling))
         except Exception as exc:  # noqa: BLE001 - the boundary to vLLM: a bad request may raise anything
             self._raise_for(job, exc)
+        finally:
+            TAPE.reset(noting)
         if isinstance(answer, ErrorResponse):
             self._raise(job, answer.error.code, answer.error.message, answer.error.param)
         return answer
@@ -242,8 +235,7 @@ class VllmEngine:
 
     def _raise(self, job: Job, status: int, message: str, param: str | None) -> NoReturn:
         """Raise what vLLM reported. Of a dead engine, every request reports something."""
-        if self._llm is None or self._llm.errored:
-            raise EngineDeadError(f"the vLLM engine of model {self._spec.id} has died")
+        self._assert_alive()
         raise vllm_errors.refusal(job.endpoint, status, message, param) from None
 
 
@@ -262,40 +254,8 @@ async def _cancellable(handling: Coroutine[Any, Any, Any]) -> Any:
         raise
 
 
-def _load(args: Any) -> Any:
-    engine_args = AsyncEngineArgs.from_cli_args(args)
-    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
-
-
-async def _routes(llm: Any, args: Any) -> dict[str, _Route]:
-    """Return the routes of what this model can do."""
-    tasks = await llm.get_supported_tasks()
-    state = State()
-    await init_app_state(llm, state, args, tasks)
-    routes: dict[str, _Route] = {}
-    if "generate" in tasks:
-        chat, completion = state.openai_serving_chat, state.openai_serving_completion
-        routes["chat"] = _Route(TypeAdapter(ChatCompletionRequest), chat.create_chat_completion, "chatcmpl-")
-        routes["completion"] = _Route(TypeAdapter(CompletionRequest), completion.create_completion, "cmpl-")
-    if getattr(state, "serving_embedding", None) is not None:
-        routes["embedding"] = _Route(TypeAdapter(EmbeddingRequest), state.serving_embedding, "embd-")
-    return routes
-
-
-def _log_like_ours() -> None:
-    """Send vLLM's warnings and worse where our own records go, except for what may hold a prompt."""
-    logger = logging.getLogger("vllm")
-    logger.handlers.clear()
-    logger.propagate = True
-    logger.setLevel(logging.WARNING)
-    logging.setLogRecordFactory(logging.LogRecord)  # vLLM's adds a field to every record, ours included
-    # These report the failure of a request, with its text; what became of it is told by our refusal.
-    for name in _HANDLE_REQUESTS:
-        logging.getLogger(f"vllm.{name}").setLevel(logging.CRITICAL + 1)
-
-
-def _kill_children() -> None:
-    for process in multiprocessing.active_children():
-        if process.name.startswith("EngineCore"):
-            process.kill()
+def _is_stopped(pid: int | None) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False  # it has ended, which vLLM reports

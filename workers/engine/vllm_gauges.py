@@ -1,7 +1,8 @@
-"""How full vLLM's scheduler is, as it says itself after each step."""
+"""How full vLLM's scheduler is, and that it steps at all, as it says itself after each step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -11,12 +12,16 @@ class Gauges:
     The numbers are those of the last step: they stand still while nothing runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after_step: Callable[[], None]) -> None:
+        self._after_step = after_step
+        self.steps = 0
         self.running = 0
         self.waiting = 0
         self.kv_usage = 0.0
 
     def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+        self.steps += 1
+        self._after_step()
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs

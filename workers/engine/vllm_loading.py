@@ -1,0 +1,103 @@
+"""How vLLM comes up in a worker: its arguments, the engine, its serving layer, its log.
+
+Imported by `workers.engine.vllm`, which sets what vLLM reads from the environment first.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter
+from starlette.datastructures import State
+from starlette.requests import Request
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingRequest
+from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from workers.engine import vllm_args
+from workers.registry import ModelSpec
+
+_HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
+
+
+class EngineLoadError(Exception):
+    """vLLM could not load the model. The text names the model and vLLM's reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one endpoint is answered."""
+
+    parse: TypeAdapter
+    handler: Callable[[Any, Request], Coroutine[Any, Any, Any]]
+    id_prefix: str
+    """What vLLM writes before a request's id in an answer."""
+
+
+def arguments(spec: ModelSpec) -> Any:
+    """Return vLLM's own arguments for a model. Raises EngineArgumentError."""
+    parser = make_arg_parser(FlexibleArgumentParser())
+
+    def refuse(message: str) -> NoReturn:
+        raise vllm_args.EngineArgumentError(f"model {spec.id}: engine_args: {message}")
+
+    parser.error = refuse
+    options = {option for action in parser._actions for option in action.option_strings}
+    wanted = vllm_args.engine_args(spec, cpu=current_platform.is_cpu())
+    return parser.parse_args(vllm_args.command_line(spec, wanted, options))
+
+
+def load(args: Any) -> Any:
+    """Start the engine's processes; returns when the model is loaded."""
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
+
+
+async def routes(client: Any, args: Any) -> dict[str, Route]:
+    """Return the routes of what this model can do; `client` is what the serving layer takes for the engine."""
+    tasks = await client.get_supported_tasks()
+    state = State()
+    await init_app_state(client, state, args, tasks)
+    found: dict[str, Route] = {}
+    if "generate" in tasks:
+        chat, completion = state.openai_serving_chat, state.openai_serving_completion
+        found["chat"] = Route(TypeAdapter(ChatCompletionRequest), chat.create_chat_completion, "chatcmpl-")
+        found["completion"] = Route(TypeAdapter(CompletionRequest), completion.create_completion, "cmpl-")
+    if getattr(state, "serving_embedding", None) is not None:
+        found["embedding"] = Route(TypeAdapter(EmbeddingRequest), state.serving_embedding, "embd-")
+    return found
+
+
+def log_like_ours() -> None:
+    """Send vLLM's warnings and worse where our own records go, except for what may hold a prompt."""
+    logger = logging.getLogger("vllm")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
+    logging.setLogRecordFactory(logging.LogRecord)  # vLLM's adds a field to every record, ours included
+    # These report the failure of a request, with its text; what became of it is told by our refusal.
+    for name in _HANDLE_REQUESTS:
+        logging.getLogger(f"vllm.{name}").setLevel(logging.CRITICAL + 1)
+
+
+def engine_processes() -> list[BaseProcess]:
+    """Return the processes of vLLM's engine core that this one has started."""
+    return [process for process in multiprocessing.active_children() if process.name.startswith("EngineCore")]
+
+
+def kill_engine() -> None:
+    for process in engine_processes():
+        process.kill()

@@ -1,0 +1,121 @@
+"""One job's tape: which outputs of the engine led to which frames, and where another run goes on.
+
+Knows nothing of vLLM but the text of its frames. While a job runs, what vLLM's serving
+layer takes from the engine is noted (`heard`) and goes out as the trail of the next
+frame. A job that goes on plays the tape of the earlier runs to the serving layer first,
+so that its parsers, counts and the role come to where they were; the frames that come
+of it are those the client has, and are counted instead of sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from workers.engine.base import Frames, Job, RequestRefusedError
+from workers.engine.vllm_trail import Output, TrailError, decode, encode
+
+# The fields that an answer keeps throughout. Only vLLM writes them in this order.
+_HEAD = re.compile(r'data: \{"id":"[^"]*","object":"[^"]*","created":\d+')
+# Inside generated text the quotes would be escaped.
+_TOOL_CALL = '"tool_calls":'
+
+
+def lost() -> RequestRefusedError:
+    return RequestRefusedError("engine_failed", "The answer cannot be continued; repeat the request.")
+
+
+class Tape:
+    """Made once a job. Raises RequestRefusedError where the job cannot go on from `job.resume`."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._noted: list[str] = []
+        self._sealed = False
+        self._told = False
+        self._live = False
+        self._skip = 0
+        self._head: str | None = None
+        self.prompts = 0
+        """How many prompts the body has; known once vLLM has asked for all of them."""
+        self.turn = asyncio.Lock()
+        """Held while the serving layer has an output in hand: the order of the trail is that of its frames."""
+        self.past: list[Output] = []
+        """What the earlier runs said."""
+        if job.resume is not None:
+            self._skip = job.resume.frames
+            head = _HEAD.match(job.resume.first.decode())
+            if head is None:
+                raise lost()
+            self._head = head[0]
+            try:
+                self.past = decode(job.resume.trail)
+            except TrailError:
+                raise lost() from None
+        self._played = [asyncio.Event() for _ in self.past]
+
+    @property
+    def streams(self) -> bool:
+        return self._job.stream
+
+    def next_prompt(self) -> int:
+        """Number a prompt, as vLLM's serving layer asks for its answer."""
+        self.prompts += 1
+        return self.prompts - 1
+
+    def seal(self) -> None:
+        """Let nobody go on from here on: what comes now has a form that must not be spliced."""
+        self._sealed = True
+
+    def token(self) -> None:
+        """Report the first token of this run, once."""
+        if not self._told:
+            self._told = True
+            self._job.on_token()
+
+    def heard(self, prompt: int, completions: Sequence[Any]) -> None:
+        """Note an output of the engine that the serving layer is about to take."""
+        self.token()
+        self._live = True
+        if not self._sealed:
+            self._noted.append(encode(prompt, completions))
+
+    def past_of(self, prompt: int) -> Iterator[tuple[int, Output]]:
+        """Yield a prompt's outputs with their places in the whole order."""
+        return ((number, output) for number, output in enumerate(self.past) if output.prompt == prompt)
+
+    async def wait_for(self, number: int) -> None:
+        """Return when every output before `number` has been played."""
+        if number:
+            await self._played[number - 1].wait()
+
+    def played(self, number: int) -> None:
+        self._played[number].set()
+
+    def frames(self, frame: str) -> Frames | None:
+        """Return what goes to the client of a frame of vLLM's, and that is nothing if it has it already.
+
+        Raises RequestRefusedError when new outputs are on their way before all of the old frames were.
+        """
+        if self._skip:
+            # With several prompts an output may be heard while frames of the last one played are still to come.
+            if self._live and self.prompts == 1:
+                raise lost()
+            self._skip -= 1
+            return None
+        if self._head is not None:
+            frame = _HEAD.sub(lambda _: self._head or "", frame, count=1)
+        if _TOOL_CALL in frame:
+            self._sealed = True
+        if self._sealed:
+            return Frames(frame.encode(), None)
+        trail = ";".join(self._noted).encode()
+        self._noted.clear()
+        return Frames(frame.encode(), trail)
+
+    def end(self) -> None:
+        """Raises RequestRefusedError if the client has more frames than there were."""
+        if self._skip:
+            raise lost()
