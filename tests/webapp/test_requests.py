@@ -87,6 +87,12 @@ def test_a_failed_result_has_its_errors_status(client: FlaskClient, dispatcher: 
     assert client.get(here).get_json()["status"] == "failed"
 
 
+def test_a_cancelled_result_is_gone(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
+    dispatcher.script = [Started("r1", 5), Failed("request_cancelled", "It was cancelled.")]
+    answer = client.get(f"{accept(client)}/result")
+    assert (answer.status_code, error_code(answer)) == (410, "request_cancelled")
+
+
 def test_a_streams_result_is_its_events(client: FlaskClient, dispatcher: FakeDispatcher) -> None:
     dispatcher.script = [*STREAM]
     here = accept(client, stream=True)

@@ -21,9 +21,6 @@ class Face:
     should_retry: bool | None = None
 
 
-# nginx's number for a client that closed the connection; only its log ever shows it.
-_CLIENT_CLOSED_REQUEST = 499
-
 FACES = {
     "invalid_request": Face(HTTPStatus.BAD_REQUEST),
     "invalid_json": Face(HTTPStatus.BAD_REQUEST),
@@ -38,7 +35,7 @@ FACES = {
     "request_timeout": Face(HTTPStatus.REQUEST_TIMEOUT),
     "request_too_large": Face(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     "unsupported_media_type": Face(HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
-    "request_cancelled": Face(_CLIENT_CLOSED_REQUEST, "server_error", should_retry=False),
+    "request_cancelled": Face(HTTPStatus.GONE, should_retry=False),
     "internal_error": Face(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error"),
     "engine_failed": Face(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error"),
     "server_overloaded": Face(HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable_error", retry_after_s=2),

@@ -80,7 +80,9 @@ def _events(gateway: Gateway, facts: RequestFacts) -> Response:
     if last == sse.END:
         if facts.ended_at is None:
             raise InvalidRequestError("This answer has not ended; Last-Event-ID must be the id of an event of it.")
-        return Response(status=204)  # an EventSource takes it as the word to stop reconnecting
+        nothing = Response(status=204)  # an EventSource takes it as the word to stop reconnecting
+        del nothing.headers["Content-Type"]
+        return nothing
     after = resumption.position(last) if last else None
     answer = resumption.NumberedAnswer(_open(gateway, facts), is_stream=facts.stream, after=after)
     return streamed(gateway, _follow(gateway, facts, answer), sse.NUMBERED)
