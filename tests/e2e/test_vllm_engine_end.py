@@ -58,6 +58,30 @@ def test_a_killed_engine_ends_every_request_and_leaves_nothing() -> None:
     assert_nothing_is_left(loop)
 
 
+def test_a_stopped_engine_is_noticed_and_leaves_nothing() -> None:
+    with running(demo()) as loop:
+        (process,) = engine_processes()
+
+        async def stopped() -> Any:
+            streamed = loop.engine.run(job("chat", CHAT, stream=True))
+            assert isinstance(await anext(streamed), Frames)
+            process.suspend()
+            rest = asyncio.create_task(drain(streamed))
+            with pytest.raises(EngineDeadError, match="stopped by a signal"):
+                await watched(loop.engine)
+            return (await asyncio.gather(rest, return_exceptions=True))[0]
+
+        assert isinstance(loop.call(stopped()), EngineDeadError)
+    assert_nothing_is_left(loop)
+
+
+async def watched(engine: Any) -> None:
+    """Check as a worker does, until the engine is given up."""
+    while True:
+        await engine.check()
+        await asyncio.sleep(0.5)
+
+
 async def drain(pieces: Any) -> None:
     async for _ in pieces:
         pass

@@ -79,10 +79,12 @@ def test_an_engine_process_ends_with_its_parent_and_removes_their_folder(tmp_pat
 
 
 def test_the_gauges_hold_the_last_step() -> None:
-    gauges = Gauges()
+    told: list[int] = []
+    gauges = Gauges(lambda: told.append(1))
     stats = SimpleNamespace(num_running_reqs=3, num_waiting_reqs=2, num_skipped_waiting_reqs=1, kv_cache_usage=0.5)
     gauges.record(stats, None, mm_cache_stats=None, engine_idx=0)
     gauges.record(None, None)
     gauges.log_engine_initialized()
     gauges.log()
     assert (gauges.running, gauges.waiting, gauges.kv_usage) == (3, 3, 0.5)
+    assert gauges.steps == len(told) == 2
