@@ -23,6 +23,7 @@ from deploy.supervisor import Died, Phase, Supervisor
 from deploy.wakeups import Wakeups
 from tasks.connections import command_client
 from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore
+from tasks.reaper import Reaper
 from tasks.settings import Settings, embedded_redis_url
 from workers import inventory, launcher
 from workers.launcher.base import Launcher
@@ -61,6 +62,7 @@ class LocalCluster:
         self._echo = LogEcho(settings.state_dir / "logs") if verbose else None
         self._client = command_client(settings.redis_url)
         self._nodes = NodeStore(self._client)
+        self._reaper = Reaper(self._client)
         self._url = readiness.base_url(settings.host, settings.port)
         self._replicas: dict[str, ModelSpec] = {}  # by service name
         self._announced: set[str] = set()
@@ -185,7 +187,7 @@ class LocalCluster:
         if died.service in self._replicas:
             # Whoever waits for it shall not have to wait for its heartbeat to lapse.
             with contextlib.suppress(redis.RedisError, OSError):
-                self._nodes.bury(died.process)
+                self._reaper.bury(died.process)
         elif not self._gateway_up:
             raise StartError(f"{died.service} cannot be started")
         self._beat_at = float("-inf")

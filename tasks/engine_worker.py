@@ -18,11 +18,12 @@ from typing import Any
 import redis
 
 from tasks import keys
+from tasks.claim_store import ClaimStore
 from tasks.connections import BLOCK_MS, async_client, command_client
 from tasks.heartbeat import Heartbeat
 from tasks.inference import Inference
-from tasks.replicas import ReplicaFacts, ReplicaRecord, ReplicaState, advance
-from tasks.request_store import ClaimStore
+from tasks.pulse import ALIVE_S
+from tasks.replicas import ReplicaFacts, ReplicaState, advance
 from tasks.settings import Settings, SettingsError
 from tasks.streams import StreamWriter
 from workers import engine as engines
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 
 # Above this the engine would soon have to put running requests back (vLLM's preemption).
 KV_FULL = 0.95
-_TICK_S = 1.0
-_HUNG_S = 5.0
+_TICK_S = 0.25
+_CHECK_S = 1.0
 _MEMORY_EVERY_S = 10.0
 _RETRY_S = 0.2
 
@@ -65,12 +66,8 @@ class EngineWorker:
         self._background: list[asyncio.Task[None]] = []
         self._ticked_at = time.monotonic()
         self._memory = (float("-inf"), 0)
-        self._heartbeat = Heartbeat(
-            ReplicaRecord(command_client(self._settings.redis_url)),
-            facts=self._replica_facts,
-            gateways=lambda: self._inference.gateways() if self._inference else frozenset(),
-            on_dead_gateways=self._on_dead_gateways,
-        )
+        client = command_client(self._settings.redis_url)
+        self._heartbeat = Heartbeat(client, self._identity.replica_id, self)
 
     @property
     def inference(self) -> Inference:
@@ -86,7 +83,7 @@ class EngineWorker:
         engine = self._engine = await asyncio.to_thread(engines.create, self._identity.spec)
         await engine.start()
         self._client = async_client(self._settings.redis_url)
-        writer = StreamWriter(self._client)
+        writer = StreamWriter(self._client, self._identity.replica_id)
         claims = ClaimStore(self._client, self._identity.replica_id)
         self._inference = Inference(engine, claims, writer, self._die)
         self._background = [
@@ -118,8 +115,10 @@ class EngineWorker:
         if self._state in (ReplicaState.STARTING, ReplicaState.READY):
             self._move(ReplicaState.DRAINING)
 
-    def lively(self) -> bool:
-        return self._state is ReplicaState.STARTING or time.monotonic() - self._ticked_at < _HUNG_S
+    def alive_s(self) -> float:
+        # Counted from the loop's latest turn: from a hung one on, the worker dies by itself.
+        loading = self._state is ReplicaState.STARTING
+        return ALIVE_S if loading else ALIVE_S - (time.monotonic() - self._ticked_at)
 
     async def close(self) -> None:
         pending = set(self._background)
@@ -132,7 +131,7 @@ class EngineWorker:
             await self._engine.close()
         if self._inference is not None:
             await self._client.aclose()
-        await asyncio.to_thread(self._heartbeat.stop, self._identity.replica_id)
+        await asyncio.to_thread(self._heartbeat.stop)
 
     def facts(self) -> dict[str, Any]:
         load = self._engine.load() if self._engine else None
@@ -155,9 +154,7 @@ class EngineWorker:
             extra={"event": f"replica_{to.value}", "replica": self._identity.replica_id},
         )
 
-    def _replica_facts(self) -> ReplicaFacts | None:
-        if not self.lively():
-            return None
+    def replica_facts(self) -> ReplicaFacts:
         now = time.time()
         load = self._engine.load() if self._engine and self._state is not ReplicaState.STARTING else None
         measured_at, mib = self._memory
@@ -180,8 +177,20 @@ class EngineWorker:
             heartbeat_at=now,
         )
 
-    def _on_dead_gateways(self, dead: frozenset[str]) -> None:
+    def waiting_gateways(self) -> frozenset[str]:
+        return self._inference.gateways() if self._inference else frozenset()
+
+    def on_dead_gateways(self, dead: frozenset[str]) -> None:
         self._loop.call_soon_threadsafe(lambda: self.inference.drop_of_gateways(dead))
+
+    def on_lapse(self) -> None:
+        if self._inference is not None:
+            asyncio.run_coroutine_threadsafe(self._inference.verify(), self._loop)
+
+    def on_lease_lost(self) -> None:
+        if self._inference is not None:
+            log.error("lease lost", extra={"event": "lease_lost", "replica": self._identity.replica_id})
+            self._loop.call_soon_threadsafe(self._inference.give_up_all)
 
     def _on_background_end(self, task: asyncio.Task[None]) -> None:
         """Without any one of these the worker only seems to work."""
@@ -202,7 +211,7 @@ class EngineWorker:
             except EngineDeadError as error:
                 self._die(f"the engine died: {error}")
                 return
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(_CHECK_S)
 
     async def _obey(self) -> None:
         """Follow this replica's control stream: the cancellations meant for it alone."""

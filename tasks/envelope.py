@@ -9,8 +9,6 @@ compares them with what `apply_async` writes.
 
 from __future__ import annotations
 
-import socket
-import uuid
 from typing import Any
 
 import orjson
@@ -22,11 +20,12 @@ _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 def envelope(
-    *, task: str, task_id: str, args: tuple[str, ...], queue: str, priority: Priority, time_limit_s: float
+    *, task: str, task_id: str, tag: str, args: tuple[str, ...], queue: str, priority: Priority, time_limit_s: float
 ) -> bytes:
-    """Return the message that runs `task(*args)` on `queue`.
+    """Return the message that runs `task(*args)` on `queue`; equal arguments give equal bytes.
 
-    `args` stand in clear in Redis, in Flower and in events: ids only, never a prompt.
+    `tag` tells deliveries apart. `args` stand in clear in Redis, in Flower and in events:
+    ids only, never a prompt.
     The soft limit is `time_limit_s`; the hard one follows 10 s later.
     """
     headers: dict[str, Any] = {
@@ -44,7 +43,7 @@ def envelope(
         "parent_id": None,
         "argsrepr": "-",
         "kwargsrepr": "-",
-        "origin": _ORIGIN,
+        "origin": "celerity",
         "ignore_result": True,
         "replaced_task_nesting": 0,
         "stamped_headers": None,
@@ -57,7 +56,7 @@ def envelope(
         "delivery_info": {"exchange": "", "routing_key": queue},
         "priority": priority.value,
         "body_encoding": "utf-8",
-        "delivery_tag": str(uuid.uuid4()),
+        "delivery_tag": tag,
     }
     return orjson.dumps(
         {
@@ -68,6 +67,3 @@ def envelope(
             "properties": properties,
         }
     )
-
-
-_ORIGIN = f"celerity@{socket.gethostname()}"

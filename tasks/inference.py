@@ -9,36 +9,33 @@ import asyncio
 import logging
 import time
 import uuid
-from dataclasses import dataclass
 from typing import assert_never
 
 import redis
 
 from tasks.app import app
+from tasks.claim_store import Claim, ClaimStore, Refusal, Verdict
+from tasks.continuation import BrokenAnswerError, resume_of
 from tasks.envelope import INFER
+from tasks.held import Held, Release
 from tasks.messages import Call, Done, Failed
-from tasks.request_store import Claim, ClaimStore, Refusal, Verdict
-from tasks.streams import Outlet, StreamWriter
-from workers.engine.base import Engine, EngineDeadError, Frames, Job, RequestRefusedError, Result
-from workers.host.coroutine_task import CoroutineTask, RequeueError
+from tasks.outlet import Outlet
+from tasks.requeue import Cause
+from tasks.streams import StreamWriter
+from tasks.suspects import OnToken, SuspectSeat
+from workers.engine.base import Engine, EngineDeadError, Frames, Job, RequestRefusedError, Result, Resume
+from workers.host.coroutine_task import CoroutineTask
 from workers.host.resident import STOPPING, TIME_LIMIT, Die
 
 log = logging.getLogger(__name__)
 
-# A call that a live worker holds was delivered twice. We look again this often, so that
-# we take it over when that worker dies.
-_HELD_S = 1.0
 _RETRY_S = 0.2
 
-_DEAD = Failed("engine_failed", "The engine died while it answered; repeat the request.")
 _STOPPED = Failed("engine_failed", "The worker had to stop before the answer was complete; repeat the request.")
 _LATE = Failed("deadline_exceeded", "The answer took longer than the server allows; ask for fewer tokens.")
+_EXPIRED = Failed("deadline_exceeded", "The request waited for the model longer than the server allows.")
 _BROKEN = Failed("internal_error", "The server failed to answer; the request id is in the server's log.")
-_VERDICTS = {
-    Verdict.EXPIRED: Failed("deadline_exceeded", "The request waited for the model longer than the server allows."),
-    Verdict.EXHAUSTED: Failed("engine_failed", "Every worker that ran the request has died; it is not tried again."),
-    Verdict.BEGUN: Failed("engine_failed", "The worker died in the middle of the answer; repeat the request."),
-}
+_CUT = Failed("engine_failed", "A worker was lost, and the answer cannot be continued; repeat the request.")
 
 
 @app.task(base=CoroutineTask, name=INFER)  # type: ignore[untyped-decorator]  # celery ships no types
@@ -46,21 +43,6 @@ async def infer(request_id: str) -> str:
     """Answer the call that was admitted under this id. Returns how that went, for Celery's log."""
     inference: Inference = app.resident.inference
     return await inference.serve(request_id)
-
-
-@dataclass(slots=True)
-class _Held:
-    """A delivery this worker has taken; the same call may be delivered twice."""
-
-    request_id: str
-    task: asyncio.Task[object]
-    gateway: str = ""
-    dropped: bool = False
-
-    def drop(self) -> None:
-        """Nobody wants the answer any more."""
-        self.dropped = True
-        self.task.cancel()
 
 
 class Inference:
@@ -71,7 +53,8 @@ class Inference:
         self._claims = claims
         self._writer = writer
         self._die = die
-        self._held: dict[asyncio.Task[object], _Held] = {}
+        self._held: dict[asyncio.Task[object], Held] = {}
+        self._suspects = SuspectSeat(claims)
         self.last_used_at: float | None = None
 
     def gateways(self) -> frozenset[str]:
@@ -80,75 +63,97 @@ class Inference:
 
     def drop(self, request_id: str) -> None:
         """Abort the call if it is held here; its client has left."""
-        for held in self._held.values():
+        for held in list(self._held.values()):
             if held.request_id == request_id:
-                held.drop()
+                held.release(Release.GONE)
 
     def drop_of_gateways(self, gateways: frozenset[str]) -> None:
         """Abort what dead gateways were waiting for."""
-        for held in self._held.values():
+        for held in list(self._held.values()):
             if held.gateway in gateways:
-                held.drop()
+                held.release(Release.ABANDONED)
+
+    def give_up_all(self) -> None:
+        """Abort everything: Redis has been out of reach so long that others have taken over."""
+        for held in list(self._held.values()):
+            held.release(Release.TO_QUEUE)
+
+    async def verify(self) -> None:
+        """Abort what is no longer ours, after others may have thought us dead, or Redis was restarted."""
+        while True:
+            claims = {held.request_id: held for held in self._held.values() if held.claim is not None}
+            try:
+                ours = await self._claims.ours({name: held.attempt for name, held in claims.items()})
+                for request_id, held in claims.items():
+                    if request_id not in ours and held.claim is not None:
+                        log.warning("claim lost", extra={"event": "claim_lost", "request": request_id})
+                        await self._claims.mend(held.claim.call)
+                        held.release(Release.GONE)
+            except (redis.RedisError, OSError):
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
 
     async def serve(self, request_id: str) -> str:
-        """Claim and answer a call. Returns a word on how it went.
-
-        Raises RequeueError when another worker should have it.
-        """
+        """Claim and answer a call. Returns a word on how it went."""
         task = asyncio.current_task()
         assert task is not None
         # Before the claim: a cancellation may overtake the claim's own reply.
-        held = self._held[task] = _Held(request_id, task)
+        held = self._held[task] = Held(request_id, task)
         try:
             return await self._serve(held)
         except asyncio.CancelledError:
-            if held.dropped:
-                return "cancelled"
-            raise
+            if held.released is None:
+                raise
+            return await self._let_go(held)
         finally:
             del self._held[task]
 
-    async def _serve(self, held: _Held) -> str:
+    async def _serve(self, held: Held) -> str:
         claim = await self._claim(held)
-        while isinstance(claim, Refusal):
-            if claim.verdict is Verdict.GONE:
-                return "gone"
-            if claim.verdict is not Verdict.HELD:
-                return await self._refuse(held.request_id, claim)
-            await asyncio.sleep(_HELD_S)
-            claim = await self._claim(held)
-        if held.dropped:
+        if held.released is not None:
             # redis-py can swallow a cancellation that arrives together with a reply.
             raise asyncio.CancelledError
+        if isinstance(claim, Refusal):
+            if claim.verdict is Verdict.EXPIRED:
+                await self._writer.end(Outlet(held.request_id, claim.attempt, lost=held.lose), _EXPIRED)
+            return claim.verdict.value
         self.last_used_at = time.time()
-        held.gateway = claim.call.gateway
-        outlet = self._writer.open(held.request_id, claim.attempt, lost=held.drop)
+        held.claim = claim
+        outlet = Outlet(held.request_id, claim.attempt, lost=held.lose, keep_s=claim.call.keep_s)
         try:
-            return await self._answer(claim.call, outlet)
+            return await self._answer(claim, outlet)
         except asyncio.CancelledError as error:
-            if held.dropped:
+            if held.released is not None:
                 self._writer.discard(outlet)
                 raise
-            return await self._interrupted(outlet, str(error))
+            return await self._interrupted(claim, outlet, str(error))
 
-    async def _claim(self, held: _Held) -> Claim | Refusal:
-        """Claim, and go on trying while Redis is away: to fail would take the call from the queue unanswered."""
+    async def _claim(self, held: Held) -> Claim | Refusal:
+        """Claim, and go on trying while Redis is away or full: to fail would take the call's message unanswered."""
         token = uuid.uuid4().hex
         while True:
             try:
                 return await self._claims.claim(held.request_id, token)
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
+            except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError) as error:
+                log.debug("not claimed yet: %r", error)
                 await asyncio.sleep(_RETRY_S)
 
-    async def _answer(self, call: Call, outlet: Outlet) -> str:
+    async def _answer(self, claim: Claim, outlet: Outlet) -> str:
         last: Done | Failed
+        call = claim.call
         try:
-            last = await self._generate(call, outlet)
+            resume = await self._resume(claim)
+            async with self._suspects.of(claim) as on_token:
+                last = await self._generate(call, outlet, resume, on_token)
         except RequestRefusedError as error:
             last = Failed(error.code, error.message, error.param)
+        except BrokenAnswerError as error:
+            log.warning("answer broken", extra={"event": "answer_broken", "request": call.id, "reason": str(error)})
+            last = _CUT
         except EngineDeadError as error:
             self._die(f"the engine died: {error}")
-            return await self._give_up(outlet, _DEAD)
+            return await self._requeue(claim, outlet, Cause.ENGINE_DIED)
         except Exception as error:  # noqa: BLE001 - process boundary: one broken request must not take the others along
             # The text of a foreign exception may hold the prompt; its class and place do not.
             log.error("request broke", extra={"event": "request_broke", "request": call.id, "reason": _place(error)})
@@ -156,12 +161,28 @@ class Inference:
         await self._writer.end(outlet, last)
         return last.code if isinstance(last, Failed) else "done"
 
-    async def _generate(self, call: Call, outlet: Outlet) -> Done:
-        job = Job(id=call.id, endpoint=call.endpoint.value, body=call.body, stream=call.stream)
+    async def _resume(self, claim: Claim) -> Resume | None:
+        """Return where an earlier attempt has left the answer; None when it begins here."""
+        while claim.after:
+            try:
+                return resume_of(await self._claims.written(claim.call.id), claim.after)
+            except (redis.ConnectionError, redis.TimeoutError, OSError):
+                await asyncio.sleep(_RETRY_S)
+        return None
+
+    async def _generate(self, call: Call, outlet: Outlet, resume: Resume | None, on_token: OnToken) -> Done:
+        job = Job(
+            id=call.id,
+            endpoint=call.endpoint.value,
+            body=call.body,
+            stream=call.stream,
+            resume=resume,
+            on_token=on_token,
+        )
         async for piece in self._engine.run(job):
             match piece:
-                case Frames(data):
-                    self._writer.delta(outlet, data)
+                case Frames(data, trail):
+                    self._writer.delta(outlet, data, trail)
                 case Result():
                     return Done(
                         finish_reason=piece.finish_reason,
@@ -173,30 +194,37 @@ class Inference:
                     assert_never(piece)
         raise RuntimeError("the engine ended an answer without a result")
 
-    async def _interrupted(self, outlet: Outlet, reason: str) -> str:
+    async def _interrupted(self, claim: Claim, outlet: Outlet, reason: str) -> str:
         """The pool cancelled us: a time limit, a revoke, or the worker must stop."""
         if reason == STOPPING:
-            return await self._give_up(outlet, _STOPPED)
+            return await self._requeue(claim, outlet, Cause.GIVES_UP)
         await self._writer.end(outlet, _LATE if reason == TIME_LIMIT else _STOPPED)
         return reason
 
-    async def _give_up(self, outlet: Outlet, failed: Failed) -> str:
-        """Let another worker have the call if nothing of the answer was sent; end it with an error otherwise."""
-        if not outlet.begun and await self._claims.release(outlet.request_id):
+    async def _let_go(self, held: Held) -> str:
+        match held.released:
+            case Release.ABANDONED if held.claim is not None:
+                await self._claims.drop(held.request_id, held.attempt)
+            case Release.TO_QUEUE if held.claim is not None:
+                return await self._requeue(held.claim, None, Cause.GIVES_UP)
+            case _:
+                pass
+        return "cancelled"
+
+    async def _requeue(self, claim: Claim, outlet: Outlet | None, cause: Cause) -> str:
+        """Give the call to another worker, however long Redis is away; when we end before that, a reaper does it."""
+        if outlet is not None:
             self._writer.discard(outlet)
-            raise RequeueError(failed.message)
-        await self._writer.end(outlet, failed)
-        return failed.code
-
-    async def _refuse(self, request_id: str, refusal: Refusal) -> str:
-        """Tell whoever waits why the call will not be answered."""
-        failed = _VERDICTS[refusal.verdict]
-        await self._writer.end(self._writer.open(request_id, refusal.attempt, lost=_ignore), failed)
-        return failed.code
-
-
-def _ignore() -> None:
-    """Nobody is there to be told."""
+        while True:
+            try:
+                fate = await self._claims.requeue(claim.call, claim.attempt, cause)
+            except (redis.RedisError, OSError) as error:
+                log.debug("not given up yet: %r", error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                extra = {"event": "request_given_up", "request": claim.call.id, "cause": cause.value}
+                log.info("request given up", extra=extra | {"fate": fate.value})
+                return fate.value
 
 
 def _place(error: BaseException) -> str:

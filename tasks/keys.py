@@ -2,13 +2,18 @@
 
 | key                              | type   | written by       | read by         | lives                          |
 |----------------------------------|--------|------------------|-----------------|--------------------------------|
-| celerity:request:{request}       | hash   | gateway, worker  | worker          | its deadlines + grace          |
+| celerity:request:{request}       | hash   | gateway, worker  | worker          | its deadlines, or as it is kept|
 | celerity:stream:{request}        | stream | worker           | gateway         | CLAIMED_, then STREAM_TTL_S    |
+| celerity:once:{digest}           | string | gateway          | gateway         | ONCE_TTL_S                     |
+| celerity:held:{replica}          | set    | worker           | reapers         | CLAIMED_, emptied as work ends |
+| celerity:reaping:{replica}       | string | one reaper       | other reapers   | REAPING_TTL_S                  |
+| celerity:deadletter:{request}    | hash   | reapers, worker  | operator        | DEAD_LETTER_TTL_S              |
+| celerity:deadletters             | zset   | reapers, worker  | operator        | for ever (one; pruned by age)  |
 | celerity:wake:{gateway}          | stream | gateway          | same gateway    | GATEWAY_TTL_S, refreshed       |
 | celerity:gateway:{gateway}       | string | gateway          | workers         | GATEWAY_TTL_S, refreshed       |
 | celerity:control:{replica}       | stream | gateway          | that worker     | CONTROL_TTL_S after the last   |
 | celerity:replica:{replica}       | hash   | that worker      | status, gateway | REPLICA_TTL_S, refreshed       |
-| celerity:replicas                | zset   | workers          | status, gateway | for ever (one; pruned by age)  |
+| celerity:replicas                | zset   | workers          | reapers, status | for ever (one; the dead reaped)|
 | celerity:node:{node}             | hash   | supervisor       | status          | NODE_TTL_S, refreshed          |
 | celerity:nodes                   | zset   | supervisor       | status          | for ever (one; pruned by age)  |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
@@ -26,15 +31,20 @@ CLAIMED_STREAM_TTL_S = 7200
 STREAM_TTL_S = 60
 GATEWAY_TTL_S = 10
 CONTROL_TTL_S = 60
+ONCE_TTL_S = 86_400
+REAPING_TTL_S = 5
+DEAD_LETTER_TTL_S = 7 * 86_400
 REPLICA_TTL_S = 10
 NODE_TTL_S = 30
 REQUEST_GRACE_S = 60
 
+# Members are replicas, scores the time until which each is alive: milliseconds of Redis' clock.
 REPLICAS = "celerity:replicas"
+DEAD_LETTERS = "celerity:deadletters"
 NODES = "celerity:nodes"
 
 # Keys that may stand without a TTL; the integration suite fails on any other.
-FOR_EVER = (REPLICAS, NODES)
+FOR_EVER = (REPLICAS, NODES, DEAD_LETTERS)
 # Written by kombu, under names of its own choosing.
 KOMBU_PREFIXES = ("_kombu.", "unacked", "model.", "loader", "celery", "default", "node.", "batch", "control")
 
@@ -45,6 +55,22 @@ def request(request_id: str) -> str:
 
 def stream(request_id: str) -> str:
     return f"celerity:stream:{request_id}"
+
+
+def once(digest: str) -> str:
+    return f"celerity:once:{digest}"
+
+
+def held(replica_id: str) -> str:
+    return f"celerity:held:{replica_id}"
+
+
+def reaping(replica_id: str) -> str:
+    return f"celerity:reaping:{replica_id}"
+
+
+def dead_letter(request_id: str) -> str:
+    return f"celerity:deadletter:{request_id}"
 
 
 def wake(gateway_id: str) -> str:

@@ -106,6 +106,12 @@ class Failed:
 Event = Started | Delta | Done | Failed
 
 
+def parse_id(record_id: str) -> tuple[int, int]:
+    """Return the attempt and the place in it that a record's id (`<attempt>-<seq>`) names."""
+    attempt, _, seq = record_id.partition("-")
+    return int(attempt), int(seq or 0)
+
+
 def encode_call(call: Call) -> Fields:
     return {
         b"id": call.id.encode(),

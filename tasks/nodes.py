@@ -66,13 +66,6 @@ class NodeStore:
         pipe.zrem(keys.NODES, node_id)
         pipe.execute()
 
-    def bury(self, replica_id: str) -> None:
-        """Forget a replica whose process is known to have ended, before its heartbeat lapses by itself."""
-        pipe = self._client.pipeline(transaction=False)
-        pipe.unlink(keys.replica(replica_id))
-        pipe.zrem(keys.REPLICAS, replica_id)
-        pipe.execute()
-
     def all(self) -> list[Node]:
         """Return every node heard of within the hour, by id; of a long dead one only the id is known."""
         now = redis_time(self._client)

@@ -7,47 +7,87 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import redis
 
 from tasks.connections import command_client
-from tasks.dispatch import Answer
-from tasks.errors import RequestCancelledError, ServerOverloadedError, ServiceUnavailableError
+from tasks.dispatch import Answer, Once, RequestFacts, RequestStatus
+from tasks.errors import (
+    IdempotencyKeyReusedError,
+    RequestCancelledError,
+    RequestNotFoundError,
+    ServerOverloadedError,
+    ServiceUnavailableError,
+)
+from tasks.gateway_watch import GatewayWatch
+from tasks.inbox import Inbox
 from tasks.messages import Call, Done, Event, Failed
-from tasks.request_store import RequestStore, Ticket
+from tasks.request_store import Admission, Full, Queued, RequestStore, Reused, Same
 from tasks.settings import Settings
-from tasks.stream_reader import Inbox, StreamReader
+from tasks.stream_reader import StreamReader
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 _HEALTH_EVERY_S = 1.0
+# More than any queue holds: a call that was accepted once is not refused.
+_ANY_DEPTH = 1 << 31
 _UNAVAILABLE = "The queue cannot be reached; try again in a moment."
+_UNKNOWN = "There is no such request here, or it is no longer kept."
 
 
 class RedisDispatcher:
-    """Build it in the process that uses it (after the fork); it starts its reader with the first call."""
+    """Build it in the process that uses it (after the fork); it starts its threads with the first call."""
 
     def __init__(self, settings: Settings) -> None:
         self.gateway_id = f"{settings.node_id}-{secrets.token_hex(6)}"
         self._client = command_client(settings.redis_url)
         self._store = RequestStore(self._client)
         self._reader = StreamReader(settings.redis_url, self.gateway_id)
+        self._watch = GatewayWatch(self._client, self.gateway_id, self._reader, self._store, self._readmit)
         self._starting = threading.Lock()
         self._started = False
         self._health = (float("-inf"), False)
 
-    def submit(self, call: Call, *, max_depth: int) -> Answer:
+    def submit(self, call: Call, *, max_depth: int, once: Once | None = None) -> Answer:
         self._start()
-        if not call.gateway:
+        if not call.gateway and not call.keep_s:
             call = dataclasses.replace(call, gateway=self.gateway_id)
         inbox = self._reader.follow(call.id)
         try:
-            ticket = self._admit(call, max_depth)
+            admission = self._admit(call, max_depth, once)
         except BaseException:
-            self._reader.forget(call.id, read_out=False)
+            self._reader.forget(inbox)
             raise
-        inbox.admitted = True
-        return StreamAnswer(ticket, inbox, self._reader, self._store)
+        if isinstance(admission, Queued):
+            return self._answer(call, inbox, call)
+        self._reader.forget(inbox)
+        match admission:
+            case Full(waiting):
+                raise ServerOverloadedError(f"{waiting} requests are waiting for this model already; try again later.")
+            case Same(request_id):
+                return self.follow(request_id, call.caller)
+            case Reused():
+                raise IdempotencyKeyReusedError("This Idempotency-Key was used for another request; take a new one.")
+
+    def find(self, request_id: str, caller: str) -> RequestFacts:
+        return self._kept(request_id, caller)[1]
+
+    def follow(self, request_id: str, caller: str) -> Answer:
+        self._start()
+        call, _ = self._kept(request_id, caller)
+        inbox = self._reader.follow(request_id)
+        self._reader.wake()
+        return self._answer(call, inbox, None)
+
+    def cancel(self, request_id: str, caller: str) -> RequestFacts:
+        call, facts = self._kept(request_id, caller)
+        if facts.status in (RequestStatus.QUEUED, RequestStatus.IN_PROGRESS):
+            _reached(lambda: self._store.cancel(call))
+        return self.find(request_id, caller)
 
     def healthy(self) -> bool:
         checked_at, healthy = self._health
@@ -62,43 +102,61 @@ class RedisDispatcher:
 
     def close(self) -> None:
         if self._started:
+            self._watch.stop()
             self._reader.stop()
         self._client.close()
 
     def _start(self) -> None:
         with self._starting:
             if not self._started:
+                self._watch.start()
                 self._reader.start()
                 self._started = True
 
-    def _admit(self, call: Call, max_depth: int) -> Ticket:
-        try:
-            admitted = self._admit_once_more(call, max_depth)
-        except (redis.RedisError, OSError) as error:
-            log.warning("request not queued", extra={"event": "admit_failed", "reason": type(error).__name__})
-            raise ServiceUnavailableError(_UNAVAILABLE) from error
-        if isinstance(admitted, int):
-            raise ServerOverloadedError(f"{admitted} requests are waiting for this model already; try again later.")
-        return admitted
+    def _answer(self, call: Call, inbox: Inbox, again: Call | None) -> StreamAnswer:
+        self._watch.add(inbox, again)
+        return StreamAnswer(call, inbox, self._reader, self._watch, self._store)
 
-    def _admit_once_more(self, call: Call, max_depth: int) -> Ticket | int:
-        """Admit, and once more on a connection that turns out to be dead: admitting twice is harmless."""
-        try:
-            return self._store.admit(call, max_depth=max_depth)
-        except (redis.ConnectionError, OSError):
-            return self._store.admit(call, max_depth=max_depth)
+    def _kept(self, request_id: str, caller: str) -> tuple[Call, RequestFacts]:
+        found = _reached(lambda: self._store.record(request_id))
+        if found is None or found[0].caller != caller or not found[0].keep_s:
+            raise RequestNotFoundError(_UNKNOWN)
+        return found
+
+    def _readmit(self, call: Call) -> None:
+        self._store.admit(call, gateway_id=self.gateway_id, max_depth=_ANY_DEPTH)
+
+    def _admit(self, call: Call, max_depth: int, once: Once | None) -> Admission:
+        def admit() -> Admission:
+            return self._store.admit(call, gateway_id=self.gateway_id, max_depth=max_depth, once=once)
+
+        def twice() -> Admission:
+            try:
+                return admit()
+            except (redis.ConnectionError, OSError):
+                # The connection may have been dead for long, and admitting twice is harmless.
+                return admit()
+
+        return _reached(twice)
 
 
 class StreamAnswer:
-    """The answer to one admitted call; satisfies `tasks.dispatch.Answer`."""
+    """The answer to one call; satisfies `tasks.dispatch.Answer`."""
 
-    def __init__(self, ticket: Ticket, inbox: Inbox, reader: StreamReader, store: RequestStore) -> None:
-        self._ticket = ticket
+    def __init__(
+        self, call: Call, inbox: Inbox, reader: StreamReader, watch: GatewayWatch, store: RequestStore
+    ) -> None:
+        self._call = call
         self._inbox = inbox
         self._reader = reader
+        self._watch = watch
         self._store = store
         self._ended = False
         self._closed = False
+
+    @property
+    def request_id(self) -> str:
+        return self._call.id
 
     def next(self, timeout_s: float) -> Event | None:
         event = self._inbox.get(timeout_s)
@@ -115,18 +173,29 @@ class StreamAnswer:
         if self._closed:
             return
         self._closed = True
-        self._reader.forget(self._ticket.call.id, read_out=self._ended)
-        if not self._ended:
+        kept = self._call.keep_s > 0
+        self._reader.forget(self._inbox)
+        self._watch.remove(self._inbox, read_out=self._ended and not kept)
+        if (not self._ended or self._inbox.lost) and not kept:
             self._cancel()
 
     def _cancel(self) -> None:
         try:
-            told = self._store.cancel(self._ticket)
+            told = self._store.cancel(self._call)
         except (redis.RedisError, OSError) as error:
             # The worker finds out by itself: this gateway's key lapses, or the deadline does.
             log.warning("cancel not sent", extra={"event": "cancel_failed", "reason": type(error).__name__})
         else:
             log.info(
                 "request cancelled",
-                extra={"event": "request_cancelled", "request": self._ticket.call.id, "running": told},
+                extra={"event": "request_cancelled", "request": self._call.id, "running": told},
             )
+
+
+def _reached(command: Callable[[], _T]) -> _T:
+    """Run a command. Raises ServiceUnavailableError when Redis is out of reach, or full."""
+    try:
+        return command()
+    except (redis.RedisError, OSError) as error:
+        log.warning("redis not reached", extra={"event": "redis_lost", "reason": type(error).__name__})
+        raise ServiceUnavailableError(_UNAVAILABLE) from error

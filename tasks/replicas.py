@@ -113,16 +113,19 @@ class ReplicaRecord:
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(keys.replica(facts.id), mapping=facts.encode())
         pipe.expire(keys.replica(facts.id), keys.REPLICA_TTL_S)
-        pipe.zadd(keys.REPLICAS, {facts.id: facts.heartbeat_at})
-        # Whoever beats also removes those that have long stopped: the set has no TTL.
-        pipe.zremrangebyscore(keys.REPLICAS, "-inf", facts.heartbeat_at - keys.REPLICA_TTL_S)
         for gateway in asked:
             pipe.exists(keys.gateway(gateway))
-        alive = pipe.execute()[4:]
+        alive = pipe.execute()[2:]
         return frozenset(gateway for gateway, stands in zip(asked, alive, strict=True) if not stands)
 
     def remove(self, replica_id: str) -> None:
+        """Forget a replica that ends on purpose."""
         pipe = self._client.pipeline(transaction=False)
+        pipe.exists(keys.held(replica_id), keys.unacked(replica_id))
         pipe.unlink(keys.replica(replica_id), keys.control(replica_id))
-        pipe.zrem(keys.REPLICAS, replica_id)
-        pipe.execute()
+        (left, _) = pipe.execute()
+        if left:
+            # We could not give everything away: to whoever looks next we are dead.
+            self._client.zadd(keys.REPLICAS, {replica_id: 0})
+        else:
+            self._client.zrem(keys.REPLICAS, replica_id)

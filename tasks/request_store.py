@@ -1,69 +1,61 @@
-"""The record of every accepted call, and the scripts that move it between its states.
+"""The record of every accepted call, and the gateway's scripts that move it between its states.
 
-    (queued) ──claim──▶ (claimed by a replica, attempt n) ──finish──▶ gone
-       ▲  └──cancel──▶ gone        │  └──cancel──▶ gone; the replica is told
-       └─────────release───────────┘
+                 ┌──────────────── requeue (a worker died, or gives it up) ◀──┐
+                 ▼                                                            │
+    admit ──▶ (queued) ──claim──▶ (claimed by a replica, attempt n) ──────────┤
+                 │                     │                │                     │
+              cancel                cancel           finish                condemn
+                 ▼                     ▼                ▼                     ▼
+                        gone; or ended, as long as it is kept          a dead letter too
 
-Each arrow is one Lua script, since gateways and workers decide at the same time.
-The record's last removal, `finish`, is part of the worker's last write
-(`tasks.streams`), so that an answer and its record cannot disagree.
+Each arrow is one Lua script, since gateways, workers and reapers decide at the same
+time. `finish` is part of the worker's last write (`tasks.streams`), so that an answer and
+its record cannot disagree. The worker's side is `tasks.claim_store`, the reapers'
+`tasks.reaper`.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from importlib import resources
 from typing import Any, cast
 
 import redis
-import redis.asyncio
 
 from tasks import keys
+from tasks.dispatch import Once, RequestFacts, RequestStatus
 from tasks.envelope import INFER, envelope
 from tasks.messages import Call, decode_call, encode_call
 from tasks.queues import model_queue, queue_list
-
-# A call that was running when two workers died is not given to a third.
-MAX_ATTEMPTS = 2
-
-
-class Verdict(StrEnum):
-    """Why a claim was refused; the meanings stand in lua/claim.lua."""
-
-    GONE = "gone"
-    HELD = "held"
-    EXPIRED = "expired"
-    EXHAUSTED = "exhausted"
-    BEGUN = "begun"
+from tasks.scripts import script
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A call that is ours to run."""
-
-    call: Call
-    attempt: int
+class Queued:
+    """The call waits for a worker."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A call that is not. `attempt` is ours to write under when the verdict is a failure, else 0."""
+class Full:
+    """The call was refused; so many wait already."""
 
-    verdict: Verdict
-    attempt: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """What is needed to take an admitted call back."""
+class Same:
+    """The call repeats an earlier one, whose answer is its own."""
 
-    call: Call
-    message: bytes
+    request_id: str
 
 
-def script(name: str) -> str:
-    return resources.files("tasks").joinpath("lua", f"{name}.lua").read_text("utf-8")
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """The call's idempotency key stands for another request."""
+
+
+Admission = Queued | Full | Same | Reused
 
 
 def life_s(call: Call) -> int:
@@ -71,70 +63,113 @@ def life_s(call: Call) -> int:
     return int(call.queue_wait_s + call.total_s + keys.REQUEST_GRACE_S)
 
 
+def list_of(call: Call) -> str:
+    """Return the Redis list that holds the call's message while it waits."""
+    return queue_list(model_queue(call.model), call.priority)
+
+
+def message_of(call: Call, attempt: int = 0) -> bytes:
+    """Return the Celery message of a call whose latest attempt is `attempt`; 0: there was none."""
+    return envelope(
+        task=INFER,
+        task_id=call.id,
+        tag=f"{call.id}.{attempt}" if attempt else call.id,
+        args=(call.id,),
+        queue=model_queue(call.model),
+        priority=call.priority,
+        time_limit_s=call.total_s,
+    )
+
+
 class RequestStore:
-    """The gateway's side: accept a call, take it back. Blocking; raises redis.RedisError."""
+    """The gateway's side. Blocking; raises redis.RedisError."""
 
     def __init__(self, client: redis.Redis) -> None:
+        self._client = client
         self._admit = client.register_script(script("admit"))
         self._cancel = client.register_script(script("cancel"))
+        self._mend = client.register_script(script("mend"))
 
-    def admit(self, call: Call, *, max_depth: int) -> Ticket | int:
-        """Record and queue the call, or return how many wait already when that is `max_depth` or more."""
-        queue = model_queue(call.model)
-        message = envelope(
-            task=INFER,
-            task_id=call.id,
-            args=(call.id,),
-            queue=queue,
-            priority=call.priority,
-            time_limit_s=call.total_s,
-        )
+    def admit(self, call: Call, *, gateway_id: str, max_depth: int, once: Once | None = None) -> Admission:
+        """Record and queue the call, unless `max_depth` wait already or `once` says that it was queued before."""
         fields = [part for pair in encode_call(call).items() for part in pair]
-        waiting = self._admit(
-            keys=[keys.request(call.id), queue_list(queue, call.priority), keys.wake(call.gateway)],
+        record = keys.request(call.id)
+        reply: list[Any] = self._admit(
+            keys=[
+                record,
+                list_of(call),
+                keys.wake(gateway_id),
+                keys.once(_once_id(call.caller, once)) if once else record,
+            ],
             args=[
                 max_depth,
                 life_s(call),
-                message,
+                message_of(call),
                 int(call.queue_wait_s * 1000),
-                keys.GATEWAY_TTL_S if call.gateway else 0,
+                keys.GATEWAY_TTL_S,
+                hashlib.sha256(once.digest.encode()).hexdigest() if once else "",
+                once.ttl_s if once else keys.ONCE_TTL_S,
+                keys.request(""),
+                call.id,
                 *fields,
             ],
         )
-        return Ticket(call, message) if waiting == -1 else cast(int, waiting)
+        match reply[0]:
+            case b"queued":
+                return Queued()
+            case b"full":
+                return Full(int(reply[1]))
+            case b"same":
+                return Same(reply[1].decode())
+            case _:
+                return Reused()
 
-    def cancel(self, ticket: Ticket) -> bool:
-        """Forget the call. Returns whether a worker had it, which is then told."""
-        call = ticket.call
+    def record(self, request_id: str) -> tuple[Call, RequestFacts] | None:
+        """Return what is known of a request; None when nothing is."""
+        fields = cast("dict[bytes, bytes]", self._client.hgetall(keys.request(request_id)))
+        # A field that was set on a record at the moment it lapsed leaves one without a call.
+        return _record(fields) if b"body" in fields else None
+
+    def cancel(self, call: Call) -> bool:
+        """Forget the call, or end it if it is kept. Returns whether a worker had it, which is then told."""
+        attempt = self._client.hget(keys.request(call.id), "attempt")
         told = self._cancel(
-            keys=[keys.request(call.id), keys.stream(call.id), queue_list(model_queue(call.model), call.priority)],
-            args=[ticket.message, keys.control(""), keys.CONTROL_TTL_S, call.id],
+            keys=[keys.request(call.id), keys.stream(call.id), list_of(call)],
+            args=[
+                message_of(call, int(cast("bytes | None", attempt) or 0)),
+                keys.control(""),
+                keys.CONTROL_TTL_S,
+                call.id,
+                keys.held(""),
+            ],
         )
         return bool(told)
 
+    def mend(self, call: Call) -> bool:
+        """Queue the call again if no worker has it and its message is nowhere. Returns whether that was so."""
+        attempt = self._client.hget(keys.request(call.id), "attempt")
+        message = message_of(call, int(cast("bytes | None", attempt) or 0))
+        return bool(self._mend(keys=[keys.request(call.id), list_of(call)], args=[message]))
 
-class ClaimStore:
-    """The worker's side: make a call ours, or give it up. Coroutines; raise redis.RedisError."""
 
-    def __init__(self, client: redis.asyncio.Redis, replica_id: str) -> None:
-        self._replica_id = replica_id
-        self._claim = client.register_script(script("claim"))
-        self._release = client.register_script(script("release"))
+def _once_id(caller: str, once: Once) -> str:
+    return hashlib.sha256(f"{caller}\0{once.key}".encode()).hexdigest()
 
-    async def claim(self, request_id: str, token: str) -> Claim | Refusal:
-        """Claim the call and write `Started` to its stream, in one step.
 
-        `token` names the delivery that asks; a claim repeated with it does no harm.
-        """
-        reply: list[Any] = await self._claim(
-            keys=[keys.request(request_id), keys.stream(request_id)],
-            args=[self._replica_id, keys.replica(""), MAX_ATTEMPTS, keys.CLAIMED_STREAM_TTL_S, token],
-        )
-        verdict = reply[0].decode()
-        if verdict != "claimed":
-            return Refusal(Verdict(verdict), int(reply[1]) if len(reply) > 1 else 0)
-        return Claim(decode_call(dict(zip(reply[2::2], reply[3::2], strict=True))), int(reply[1]))
-
-    async def release(self, request_id: str) -> bool:
-        """Let another worker claim the call. False when it was no longer ours."""
-        return bool(await self._release(keys=[keys.request(request_id)], args=[self._replica_id]))
+def _record(fields: Mapping[bytes, bytes]) -> tuple[Call, RequestFacts]:
+    call = decode_call(fields)
+    ended, ended_ms = fields.get(b"ended"), fields.get(b"ended_ms")
+    tries = int(fields.get(b"tries", b"0"))
+    running = RequestStatus.IN_PROGRESS if fields.get(b"replica") else RequestStatus.QUEUED
+    facts = RequestFacts(
+        id=call.id,
+        model=call.model,
+        endpoint=call.endpoint,
+        stream=call.stream,
+        caller=call.caller,
+        status=RequestStatus(ended.decode()) if ended else running,
+        created_at=int(fields[b"admitted_ms"]) / 1000,
+        ended_at=int(ended_ms) / 1000 if ended_ms else None,
+        tries=tries,
+    )
+    return call, facts

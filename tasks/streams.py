@@ -13,103 +13,49 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 import redis.asyncio
 
 from tasks import keys
-from tasks.messages import Delta, Done, Failed, Fields, encode_event
+from tasks.messages import Done, Failed
+from tasks.outlet import Loss, Outlet
+from tasks.scripts import script
 
 log = logging.getLogger(__name__)
 
-# How long a worker goes on generating while Redis cannot be written to.
+# How long a worker goes on generating while Redis cannot be reached, or refuses every write.
 GIVE_UP_S = 20.0
+GIVE_UP_FULL_S = 5.0
 _RETRY_S = 0.1
+_REFUSES_WRITES = ("OOM", "MISCONF", "READONLY")
 
 
-@dataclass(slots=True)
-class _Record:
-    id: str
-    fields: Fields
-    last: bool
-
-
-@dataclass(slots=True, eq=False)
-class Outlet:
-    """The stream of one attempt at one request. Made by `StreamWriter.open`."""
-
-    request_id: str
-    attempt: int
-    lost: Callable[[], None]
-    begun: bool = False
-    """Whether any part of the answer was handed in to be written."""
-    seq: int = 0
-    frames: list[bytes] = field(default_factory=list)
-    unsent: list[_Record] = field(default_factory=list)
-    end: Fields | None = None
-    sent: asyncio.Event = field(default_factory=asyncio.Event)
-    closed: bool = False
-
-    def take(self) -> list[_Record]:
-        """Return what is to be written now, in order: first what may not have arrived last time."""
-        if self.frames:
-            self._number(encode_event(Delta(b"".join(self.frames))), last=False)
-            self.frames.clear()
-        if self.end is not None:
-            self._number(self.end, last=True)
-            self.end = None
-        return self.unsent
-
-    def _number(self, fields: Fields, *, last: bool) -> None:
-        self.seq += 1
-        self.unsent.append(_Record(f"{self.attempt}-{self.seq}", fields, last))
-
-    def written(self) -> None:
-        """Everything `take` returned has arrived."""
-        if self.unsent and self.unsent[-1].last:
-            self.sent.set()
-        self.unsent.clear()
-
-    def lose(self) -> None:
-        """Nobody reads this stream any more."""
-        if not self.closed:
-            self.closed = True
-            self.frames.clear()
-            self.unsent.clear()
-            self.end = None
-            self.sent.set()
-            self.lost()
+class RedisRefusesError(Exception):
+    """Redis answers, but takes no writes: its memory or its disk is full."""
 
 
 class StreamWriter:
     """Writes the streams of one worker. Everything runs on one event loop."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, client: redis.asyncio.Redis, replica_id: str) -> None:
         self._client = client
+        self._held = keys.held(replica_id)
+        self._finish = script("finish")
         self._dirty: dict[Outlet, None] = {}
         self._wake = asyncio.Event()
 
-    def open(self, request_id: str, attempt: int, *, lost: Callable[[], None]) -> Outlet:
-        """Return the outlet of a claimed request.
-
-        `lost` is called once, on the loop, when the stream was cancelled, when another
-        attempt has begun, or when Redis could not be written to for `GIVE_UP_S`.
-        """
-        return Outlet(request_id, attempt, lost)
-
-    def delta(self, outlet: Outlet, frames: bytes) -> None:
+    def delta(self, outlet: Outlet, frames: bytes, trail: bytes | None = b"") -> None:
         """Write frames as soon as the line is free. Never blocks."""
         if not outlet.closed:
-            outlet.begun = True
-            outlet.frames.append(frames)
+            outlet.add(frames, trail)
             self._touch(outlet)
 
     async def end(self, outlet: Outlet, event: Done | Failed) -> None:
-        """Write the last record, remove the request's, and return when both are in Redis (or nobody reads)."""
+        """Write the last record, end the request's, and return when both are in Redis (or nobody reads)."""
         if not outlet.closed:
-            outlet.end = encode_event(event)
+            outlet.end = event
             self._touch(outlet)
             await outlet.sent.wait()
             outlet.closed = True
@@ -134,64 +80,100 @@ class StreamWriter:
 
     async def _write(self, outlets: list[Outlet]) -> None:
         clock = asyncio.get_running_loop().time
-        give_up = clock() + GIVE_UP_S
-        repeated = False
+        began = clock()
+        failing: Exception | None = None
         while True:
             try:
-                await self._send(outlets, repeated=repeated)
-            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                if clock() > give_up:
-                    log.error("streams given up", extra={"event": "streams_lost", "streams": len(outlets)})
-                    for outlet in outlets:
-                        outlet.lose()
-                    return
-                if not repeated:
+                if failing is not None:
+                    await self._compare(outlets)
+                await self._send(outlets)
+            except (redis.ConnectionError, redis.TimeoutError, OSError, RedisRefusesError) as error:
+                if failing is None:
                     log.warning("redis lost", extra={"event": "redis_lost", "reason": type(error).__name__})
-                repeated = True
+                failing = error
+                full = isinstance(error, RedisRefusesError)
+                if clock() - began > (GIVE_UP_FULL_S if full else GIVE_UP_S):
+                    await self._give_up(outlets, full=full)
+                    return
                 await asyncio.sleep(_RETRY_S)
             else:
                 return
 
-    async def _send(self, outlets: list[Outlet], *, repeated: bool) -> None:
+    async def _compare(self, outlets: list[Outlet]) -> None:
+        """Before a write is repeated: find out which of it has arrived, and what Redis has forgotten meanwhile."""
+        pipe = self._client.pipeline(transaction=False)
+        for outlet in outlets:
+            pipe.xrevrange(keys.stream(outlet.request_id), count=1)
+        for outlet, newest in zip(outlets, await pipe.execute(), strict=True):
+            if not outlet.closed:
+                outlet.compare(newest[0][0].decode() if newest else None)
+
+    async def _send(self, outlets: list[Outlet]) -> None:
         pipe = self._client.pipeline(transaction=False)
         plan: list[tuple[Outlet, int]] = []
         for outlet in outlets:
-            key = keys.stream(outlet.request_id)
-            records = outlet.take()
-            for record in records:
-                pipe.execute_command("XADD", key, "NOMKSTREAM", record.id, *_flat(record.fields))
-            count = len(records)
-            if records and records[-1].last:
-                pipe.execute_command("EXPIRE", key, keys.STREAM_TTL_S)
-                pipe.execute_command("UNLINK", keys.request(outlet.request_id))
-                count += 2
-            plan.append((outlet, count))
+            plan.append((outlet, self._put(pipe, outlet)))
         replies = await pipe.execute(raise_on_error=False)
         at = 0
         for outlet, count in plan:
-            self._settle(outlet, replies[at : at + count], repeated=repeated)
+            _settle(outlet, replies[at : at + count])
             at += count
 
-    def _settle(self, outlet: Outlet, replies: list[object], *, repeated: bool) -> None:
-        for record, reply in zip(list(outlet.unsent), replies, strict=False):
-            if reply is None:
-                outlet.lose()
-                return
-            if isinstance(reply, (redis.ConnectionError, redis.TimeoutError)):
-                raise reply
-            if isinstance(reply, redis.ResponseError):
-                # An id that is not larger was either written by us before the reply got
-                # lost, or belongs below a newer attempt's. Only a repeat can be the former.
-                if repeated and "equal or smaller" in str(reply):
-                    continue
-                log.warning(
-                    "stream refused",
-                    extra={"event": "stream_refused", "request": outlet.request_id, "record": record.id},
-                )
-                outlet.lose()
-                return
-        outlet.written()
+    def _put(self, pipe: Any, outlet: Outlet) -> int:
+        """Add what `outlet` has to write. Returns how many replies will follow."""
+        if outlet.closed:
+            return 0
+        key = keys.stream(outlet.request_id)
+        records = outlet.take()
+        for record in records:
+            fields = [part for pair in record.fields.items() for part in pair]
+            pipe.execute_command("XADD", key, "NOMKSTREAM", record.id, *fields)
+        if outlet.status is None:
+            return len(records)
+        # Again with every repetition: the last record may have arrived without these.
+        if outlet.keep_s:
+            args = (outlet.attempt, outlet.status.value, outlet.keep_s)
+            pipe.eval(self._finish, 2, keys.request(outlet.request_id), key, *args)
+        else:
+            pipe.execute_command("EXPIRE", key, keys.STREAM_TTL_S)
+            pipe.execute_command("UNLINK", keys.request(outlet.request_id))
+        pipe.execute_command("SREM", self._held, outlet.request_id)
+        return len(records) + (2 if outlet.keep_s else 3)
+
+    async def _give_up(self, outlets: list[Outlet], *, full: bool) -> None:
+        """Stop generating for streams that cannot be written.
+
+        A full Redis still deletes: whoever reads finds the stream gone, which is an answer.
+        """
+        log.error("streams given up", extra={"event": "streams_lost", "streams": len(outlets)})
+        if full:
+            pipe = self._client.pipeline(transaction=False)
+            for outlet in outlets:
+                pipe.unlink(keys.request(outlet.request_id), keys.stream(outlet.request_id))
+                pipe.srem(self._held, outlet.request_id)
+            try:
+                await pipe.execute(raise_on_error=False)
+            except (redis.RedisError, OSError) as error:
+                log.debug("streams not removed: %r", error)
+        for outlet in outlets:
+            outlet.lose(Loss.GONE if full else Loss.UNREACHABLE)
 
 
-def _flat(fields: Fields) -> list[bytes]:
-    return [part for pair in fields.items() for part in pair]
+def _settle(outlet: Outlet, replies: list[object]) -> None:
+    for record, reply in zip(list(outlet.unsent), replies, strict=False):
+        if reply is None:
+            outlet.lose(Loss.GONE)
+            return
+        if isinstance(reply, (redis.ConnectionError, redis.TimeoutError)):
+            raise reply
+        if isinstance(reply, redis.ResponseError):
+            if str(reply).startswith(_REFUSES_WRITES):
+                raise RedisRefusesError(str(reply)) from reply
+            # The id is not larger than the last: a newer attempt writes here.
+            log.warning(
+                "stream refused",
+                extra={"event": "stream_refused", "request": outlet.request_id, "record": record.id},
+            )
+            outlet.lose(Loss.GONE)
+            return
+    outlet.written()

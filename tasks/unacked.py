@@ -19,7 +19,7 @@ import redis
 from tasks import keys
 from tasks.envelope import INFER
 from tasks.queues import PRIORITY_STEPS, Priority, queue_list
-from tasks.request_store import script
+from tasks.scripts import script
 
 log = logging.getLogger(__name__)
 

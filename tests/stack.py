@@ -200,6 +200,11 @@ class Stack:
         with contextlib.closing(self.client()) as client:
             return int(client.llen(queue_list(model_queue(model), Priority.INTERACTIVE)))
 
+    def taken(self) -> int:
+        """Return how many messages workers have taken and not acknowledged: a seat is free when its message is."""
+        with contextlib.closing(self.client()) as client:
+            return sum(int(client.hlen(key)) for key in client.scan_iter(keys.unacked("*")))
+
     def in_flight(self, worker: Worker) -> int:
         with contextlib.closing(self.client()) as client:
             return int(client.hget(keys.replica(worker.replica_id), "in_flight") or 0)
@@ -239,8 +244,18 @@ def stack(folder: Path, models: str, **env: str) -> Iterator[Stack]:
         server.stop()
 
 
-def chat(text: str, *, stream: bool = True, max_tokens: int = 8, gateway: str, model: str = "sim", **call: Any) -> Call:
+def chat(
+    text: str,
+    *,
+    stream: bool = True,
+    max_tokens: int = 8,
+    gateway: str,
+    model: str = "sim",
+    response_format: str = "text",
+    **call: Any,
+) -> Call:
     body = {"model": model, "stream": stream, "max_tokens": max_tokens, "messages": [{"role": "user", "content": text}]}
+    body["response_format"] = {"type": response_format}
     return Call(
         id=f"req_{secrets.token_hex(8)}",
         model=model,

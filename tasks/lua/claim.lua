@@ -1,59 +1,81 @@
 -- Give a call to the worker that asks for it, and open its stream.
 --
--- KEYS  1 request record   2 its stream
--- ARGV  1 replica that asks   2 key prefix of replica heartbeats   3 most attempts
---       4 seconds the stream lives   5 token of the delivery that asks
--- Returns {verdict} or {'claimed', attempt, field, value, …}. Verdicts:
+-- KEYS  1 request record   2 its stream   3 what the asking replica holds   4 replicas, by the time each lives until
+-- ARGV  1 replica that asks   2 token of the delivery that asks   3 request id   4 seconds a claimed stream lives
+--       5 seconds the record outlives the longest answer
+-- Returns {verdict} or {'claimed', attempt, last record continued from, field, value, …}. Verdicts:
 --   gone       no such call: finished, cancelled or expired
---   held       a live worker has it
---   expired    it waited for a worker longer than it was allowed to
---   exhausted  it has been tried as often as it may
---   begun      an earlier attempt has sent part of the answer, which cannot be repeated
+--   held       another delivery has it, and whoever finds that one's worker dead puts it back
+--   expired    it waited for a worker longer than it was allowed to; second is an attempt to say so under
+--
+-- An attempt is larger than every earlier one, also when Redis has been restarted from
+-- an older state meanwhile: it is at least the time in milliseconds.
 --
 -- Safe to repeat: a delivery that lost the reply asks again with the same token, and
 -- gets what it has already.
-local function claimed(attempt)
+local function claimed(attempt, after)
     local reply = redis.call('HGETALL', KEYS[1])
+    table.insert(reply, 1, after)
     table.insert(reply, 1, attempt)
     table.insert(reply, 1, 'claimed')
     return reply
 end
 
-local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'claim_by_ms', 'token')
-if not record[2] then
+local function field(record, name)
+    for i = 1, #record[2], 2 do
+        if record[2][i] == name then
+            return record[2][i + 1]
+        end
+    end
+end
+
+local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'claim_by_ms', 'token', 'ended', 'tries', 'deaths',
+    'total_s')
+if not record[2] or record[5] then
     return {'gone'}
 end
 local attempt = tonumber(record[2])
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', '1')[1]
+local kind = last and field(last, 'k')
+local after = ''
+if kind == 'delta' then
+    after = last[1]
+elseif kind == 'started' then
+    after = field(last, 'after') or ''
+end
 if record[1] and record[1] ~= '' then
-    if record[4] == ARGV[5] then
-        return claimed(attempt)
+    if record[4] == ARGV[2] then
+        return claimed(string.format('%.0f', attempt), after)
     end
-    if record[1] == ARGV[1] or redis.call('EXISTS', ARGV[2] .. record[1]) == 1 then
+    if redis.call('ZSCORE', KEYS[4], record[1]) then
         return {'held'}
     end
 end
-local verdict = nil
-if attempt == 0 then
-    local time = redis.call('TIME')
-    if time[1] * 1000 + math.floor(time[2] / 1000) > tonumber(record[3]) then
-        verdict = 'expired'
-    end
-else
-    local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', '1')
-    -- A stream whose last record is the first of its attempt holds no part of the answer.
-    if last[1] and not string.match(last[1][1], '%-0$') then
-        verdict = 'begun'
-    elseif attempt >= tonumber(ARGV[3]) then
-        verdict = 'exhausted'
-    end
+if kind == 'done' or kind == 'failed' then
+    redis.call('UNLINK', KEYS[1])
+    return {'gone'}
 end
--- The attempt is counted for a verdict too: whoever tells the client writes under it,
--- and no earlier worker can write after that.
-attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-redis.call('HSET', KEYS[1], 'replica', ARGV[1], 'token', ARGV[5])
-redis.call('XADD', KEYS[2], attempt .. '-0', 'k', 'started', 'replica', ARGV[1], 'attempt', attempt)
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local written = last and tonumber(string.match(last[1], '^%d+')) or 0
+local verdict = nil
+if tonumber(record[6] or 0) == 0 and now_ms > tonumber(record[3]) then
+    verdict = 'expired'
+end
+attempt = string.format('%.0f', math.max(attempt + 1, written + 1, now_ms))
+-- A call that was there when a worker died runs alone; until it does, it is not in danger of being blamed again.
+local danger = tonumber(record[7] or 0) == 0 and '1' or ''
+redis.call('HSET', KEYS[1], 'replica', ARGV[1], 'token', ARGV[2], 'attempt', attempt, 'danger', danger)
+redis.call('HINCRBY', KEYS[1], 'tries', 1)
+local needed = math.ceil(tonumber(record[8] or 0)) + ARGV[5]
+if redis.call('TTL', KEYS[1]) < needed then
+    redis.call('EXPIRE', KEYS[1], needed)
+end
+redis.call('SADD', KEYS[3], ARGV[3])
+redis.call('EXPIRE', KEYS[3], ARGV[4])
+redis.call('XADD', KEYS[2], attempt .. '-0', 'k', 'started', 'replica', ARGV[1], 'attempt', attempt, 'after', after)
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 if verdict then
     return {verdict, attempt}
 end
-return claimed(attempt)
+return claimed(attempt, after)

@@ -19,7 +19,8 @@ def expected(text: str, tokens: int) -> str:
 def test_a_streamed_answer_begins_with_its_worker_and_ends_once(running: Stack, sim: Worker) -> None:
     dispatcher = running.dispatcher()
     events = read(dispatcher.submit(chat("hello", gateway=dispatcher.gateway_id), max_depth=10))
-    assert events[0] == Started(sim.replica_id, 1)
+    assert isinstance(events[0], Started)
+    assert (events[0].replica, events[0].after) == (sim.replica_id, "")
     assert {type(event) for event in events[1:-1]} == {Delta}
     assert events[-1] == Done(finish_reason="length", prompt_tokens=1, completion_tokens=8)
     assert text_of(events) == expected("hello", 8)

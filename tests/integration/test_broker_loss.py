@@ -9,7 +9,7 @@ import pytest
 
 from tasks import keys
 from tasks.envelope import INFER
-from tasks.messages import Done, Failed, Started
+from tasks.messages import Delta, Done, Failed, Started
 from tests.stack import Stack, chat, read, stack, text_of
 from tests.waiting import wait_until
 
@@ -73,19 +73,26 @@ def test_a_restart_of_redis_costs_no_worker_its_model(running: Stack) -> None:
     assert worker.terminate() == 0
 
 
-def test_an_answer_that_redis_forgot_ends_with_an_error(running: Stack) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_redis_forgot_is_asked_again_only_if_nothing_was_sent(running: Stack, stream: bool) -> None:
     worker = running.worker("slow")
     dispatcher = running.dispatcher()
-    answer = dispatcher.submit(chat("x", model="slow", max_tokens=5_000, gateway=dispatcher.gateway_id), max_depth=9)
+    call = chat("x", model="slow", stream=stream, max_tokens=300, gateway=dispatcher.gateway_id)
+    answer = dispatcher.submit(call, max_depth=9)
     assert isinstance(answer.next(10), Started)
+    if stream:
+        assert isinstance(answer.next(10), Delta)
     running.server.kill()
     for file in (running.server.folder / "appendonlydir").glob("*"):
         file.unlink()
     (running.server.folder / "appendonly.aof").unlink(missing_ok=True)
     running.server.start()
     events = read(answer)
-    assert isinstance(events[-1], Failed)
-    assert events[-1].code == "service_unavailable"
+    if stream:
+        assert isinstance(events[-1], Failed)
+        assert events[-1].code == "service_unavailable"
+    else:
+        assert isinstance(events[-1], Done)
     again = read(dispatcher.submit(chat("y", model="slow", gateway=dispatcher.gateway_id), max_depth=9))
     assert isinstance(again[-1], Done)
     assert worker.terminate() == 0

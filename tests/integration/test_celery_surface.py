@@ -112,6 +112,7 @@ def test_our_message_is_celerys_own(running: Stack) -> None:
             envelope(
                 task=INFER,
                 task_id="req_1",
+                tag="req_1",
                 args=("req_1",),
                 queue="reference",
                 priority=Priority.BULK,

@@ -105,12 +105,10 @@ def test_hanging_up_frees_the_seat_and_the_queue(
         head += [f"Content-Length: {len(content)}", "", ""]
         connection.sendall("\r\n".join(head).encode() + content)
         sockets.append(connection)
-    client = running.client()
-    wait_until(lambda: client.hlen("unacked") == 2 and running.waiting("slow") == 1, "two to run and one to wait")
+    wait_until(lambda: running.taken() == 2 and running.waiting("slow") == 1, "two to run and one to wait")
     for connection in sockets:
         connection.close()
-    wait_until(lambda: client.hlen("unacked") == 0 and running.waiting("slow") == 0, "everything to be free again")
-    client.close()
+    wait_until(lambda: running.taken() == 0 and running.waiting("slow") == 0, "everything to be free again")
 
 
 def test_a_full_queue_is_503_with_a_time_to_come_back(running: Stack, gateway: GatewayProcess) -> None:
@@ -149,7 +147,5 @@ def test_a_killed_gateways_requests_are_aborted(running: Stack, slow: Worker) ->
     for process in [*family.children(recursive=True), family]:
         process.kill()
     gateway.process.wait(10)
-    client = running.client()
-    wait_until(lambda: client.hlen("unacked") == 0, "the worker to notice", timeout_s=30)
-    client.close()
+    wait_until(lambda: running.taken() == 0, "the worker to notice", timeout_s=30)
     connection.close()

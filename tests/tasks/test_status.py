@@ -14,6 +14,7 @@ from tasks.connections import command_client
 from tasks.messages import Call, Endpoint
 from tasks.nodes import DEAD_AFTER_S, Node, NodeFacts, NodeStore
 from tasks.queues import Priority
+from tasks.reaper import Reaper
 from tasks.replicas import ReplicaFacts, ReplicaState
 from tasks.request_store import RequestStore
 from tasks.status import QueueFacts
@@ -145,7 +146,7 @@ def call(id_: str, priority: Priority) -> Call:
 def test_queues_are_counted_and_the_oldest_request_is_found(client: redis.Redis) -> None:
     store = RequestStore(client)
     for number, priority in enumerate([Priority.BULK, Priority.INTERACTIVE, Priority.INTERACTIVE]):
-        store.admit(call(f"r{number}", priority), max_depth=10)
+        store.admit(call(f"r{number}", priority), gateway_id="g", max_depth=10)
     seconds, _ = client.time()
     client.hset(keys.request("r0"), "admitted_ms", (int(seconds) - 60) * 1000)
     facts = status.read_queues(client, ["m", "idle"])
@@ -182,6 +183,6 @@ def test_a_replica_that_ended_is_forgotten_at_once(client: redis.Redis) -> None:
     client.zadd(keys.REPLICAS, {"m-1": 1.0})
     registry = Registry({"m": ModelSpec(id="m")}, {})
     assert status.read(client, registry)["models"][0]["state"] == "ready"
-    NodeStore(client).bury("m-1")
+    Reaper(client).bury("m-1")
     assert status.read(client, registry)["models"][0]["state"] == "unloaded"
     assert client.keys("*") == []

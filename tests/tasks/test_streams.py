@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import redis
 
-from tasks.messages import Done
-from tasks.streams import Outlet, StreamWriter
+from tasks.messages import Delta, Done, Failed, decode_event
+from tasks.outlet import Loss, Outlet
+from tasks.streams import GIVE_UP_FULL_S, StreamWriter
 
 
 class FakePipeline:
@@ -19,8 +21,20 @@ class FakePipeline:
     def execute_command(self, *command: Any) -> None:
         self._commands.append(command)
 
-    async def execute(self, *, raise_on_error: bool) -> list[object]:
-        assert not raise_on_error
+    def eval(self, *args: Any) -> None:
+        self._commands.append(("EVAL", *args[1:]))
+
+    def xrevrange(self, key: str, *, count: int) -> None:
+        assert count == 1
+        self._commands.append(("XREVRANGE", key))
+
+    def unlink(self, *names: str) -> None:
+        self._commands.append(("UNLINK", *names))
+
+    def srem(self, *names: str) -> None:
+        self._commands.append(("SREM", *names))
+
+    async def execute(self, *, raise_on_error: bool = True) -> list[object]:
         return await self._server.run(self._commands)
 
 
@@ -31,6 +45,7 @@ class FakeRedis:
         self.streams: dict[str, list[tuple[str, bytes]]] = {"celerity:stream:r": [("1-0", b"started")]}
         self.other: list[tuple[Any, ...]] = []
         self.lose_replies = 0
+        self.full = False
         self.round_trips = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -49,17 +64,21 @@ class FakeRedis:
         return replies
 
     def _one(self, command: tuple[Any, ...]) -> object:
+        if command[0] == "XREVRANGE":
+            return [(record_id.encode(), {}) for record_id, _ in self.streams.get(command[1], [])[-1:]]
         if command[0] != "XADD":
             self.other.append(command)
             return 1
         _, key, option, record_id, _, kind, *rest = command
         assert option == "NOMKSTREAM"
+        if self.full:
+            return redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
         if key not in self.streams:
             return None
         last = tuple(map(int, self.streams[key][-1][0].split("-")))
         if tuple(map(int, record_id.split("-"))) <= last:
             return redis.ResponseError("The ID specified in XADD is equal or smaller than the target stream top item")
-        self.streams[key].append((record_id, rest[-1] if kind == b"delta" else kind))
+        self.streams[key].append((record_id, rest[1] if kind == b"delta" else kind))
         return record_id.encode()
 
 
@@ -70,7 +89,7 @@ def written(server: FakeRedis) -> list[tuple[str, bytes]]:
 def scenario(play: Any) -> FakeRedis:
     async def main() -> FakeRedis:
         server = FakeRedis()
-        writer = StreamWriter(server)  # type: ignore[arg-type]  # the fake has what the writer uses
+        writer = StreamWriter(server, "w")  # type: ignore[arg-type]  # the fake has what the writer uses
         running = asyncio.create_task(writer.run())
         try:
             await play(server, writer)
@@ -81,13 +100,13 @@ def scenario(play: Any) -> FakeRedis:
     return asyncio.run(main())
 
 
-def opened(writer: StreamWriter, lost: list[str] | None = None, attempt: int = 1) -> Outlet:
-    return writer.open("r", attempt, lost=lambda: (lost if lost is not None else []).append("lost"))
+def opened(lost: list[Loss] | None = None, attempt: int = 1, keep_s: int = 0) -> Outlet:
+    return Outlet("r", attempt, lost=(lost if lost is not None else []).append, keep_s=keep_s)
 
 
 def test_records_are_numbered_under_their_attempt_and_end_once() -> None:
     async def play(server: FakeRedis, writer: StreamWriter) -> None:
-        outlet = opened(writer)
+        outlet = opened()
         writer.delta(outlet, b"a")
         await asyncio.sleep(0)
         await writer.end(outlet, Done())
@@ -96,12 +115,12 @@ def test_records_are_numbered_under_their_attempt_and_end_once() -> None:
     server = scenario(play)
     assert [record_id for record_id, _ in written(server)] == [f"1-{n + 1}" for n in range(len(written(server)))]
     assert written(server)[-1][1] == b"done"
-    assert [command[0] for command in server.other] == ["EXPIRE", "UNLINK"]
+    assert [command[0] for command in server.other] == ["EXPIRE", "UNLINK", "SREM"]
 
 
 def test_what_comes_while_a_write_is_on_its_way_goes_together_into_the_next() -> None:
     async def play(server: FakeRedis, writer: StreamWriter) -> None:
-        outlet = opened(writer)
+        outlet = opened()
         server.gate.clear()
         writer.delta(outlet, b"a")
         await asyncio.sleep(0)
@@ -118,7 +137,7 @@ def test_what_comes_while_a_write_is_on_its_way_goes_together_into_the_next() ->
 
 def test_a_write_whose_reply_was_lost_is_repeated_without_harm() -> None:
     async def play(server: FakeRedis, writer: StreamWriter) -> None:
-        outlet = opened(writer)
+        outlet = opened()
         server.lose_replies = 1
         writer.delta(outlet, b"a")
         await writer.end(outlet, Done())
@@ -127,28 +146,85 @@ def test_a_write_whose_reply_was_lost_is_repeated_without_harm() -> None:
 
 
 def test_a_worker_whose_call_was_given_to_another_is_shut_out() -> None:
-    lost: list[str] = []
+    lost: list[Loss] = []
 
     async def play(server: FakeRedis, writer: StreamWriter) -> None:
-        outlet = opened(writer, lost)
+        outlet = opened(lost)
         server.streams["celerity:stream:r"].append(("2-0", b"started"))
         writer.delta(outlet, b"stale")
         await writer.end(outlet, Done())
 
     server = scenario(play)
-    assert lost == ["lost"]
+    assert lost == [Loss.GONE]
     assert written(server) == [("2-0", b"started")]
 
 
 def test_a_cancelled_stream_is_not_made_anew() -> None:
-    lost: list[str] = []
+    lost: list[Loss] = []
 
     async def play(server: FakeRedis, writer: StreamWriter) -> None:
-        outlet = opened(writer, lost)
+        outlet = opened(lost)
         del server.streams["celerity:stream:r"]
         writer.delta(outlet, b"for nobody")
         await writer.end(outlet, Done())
 
     server = scenario(play)
-    assert lost == ["lost"]
+    assert lost == [Loss.GONE]
     assert server.streams == {}
+
+
+def test_a_kept_request_is_marked_as_ended_and_stays() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        await writer.end(opened(keep_s=600), Failed("engine_failed", "why"))
+
+    server = scenario(play)
+    assert [command[0] for command in server.other] == ["EVAL", "SREM"]
+    assert server.other[0][-3:] == (1, "failed", 600)
+
+
+def test_trails_travel_with_their_frames_until_the_engine_ends_them() -> None:
+    outlet = opened()
+    outlet.add(b"a", b"7")
+    outlet.add(b"b", b"8 9")
+    assert decode_event(outlet.take()[0].fields) == Delta(b"ab", b"7\n8 9")
+    outlet.written()
+    outlet.add(b"c", None)
+    outlet.add(b"d", b"10")
+    assert decode_event(outlet.take()[0].fields) == Delta(b"cd", None)
+
+
+def test_a_redis_that_went_back_in_time_gives_the_call_to_another_worker() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(lost)
+        for text in (b"a", b"b"):
+            writer.delta(outlet, text)
+            await until(lambda: not outlet.frames and not outlet.unsent)
+        server.streams["celerity:stream:r"].pop()
+        server.lose_replies = 1
+        server.full = True
+        writer.delta(outlet, b"c")
+        await outlet.sent.wait()
+
+    scenario(play)
+    assert lost == [Loss.BEHIND]
+
+
+def test_a_full_redis_ends_the_answer_by_removing_its_stream() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        server.full = True
+        writer.delta(opened(lost), b"a")
+        await until(lambda: bool(lost))
+
+    server = scenario(play)
+    assert lost == [Loss.GONE]
+    assert ("UNLINK", "celerity:request:r", "celerity:stream:r") in server.other
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(GIVE_UP_FULL_S + 10):
+        while not condition():  # noqa: ASYNC110 - what is waited for is the writer's own business and sets no event
+            await asyncio.sleep(0)

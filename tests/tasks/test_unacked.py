@@ -46,7 +46,15 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 
 
 def message(request_id: str, priority: Priority = Priority.INTERACTIVE, task: str = INFER) -> bytes:
-    return envelope(task=task, task_id=request_id, args=(request_id,), queue=QUEUE, priority=priority, time_limit_s=30)
+    return envelope(
+        task=task,
+        task_id=request_id,
+        tag=request_id,
+        args=(request_id,),
+        queue=QUEUE,
+        priority=priority,
+        time_limit_s=30,
+    )
 
 
 def take(server: RedisServer, count: int, replica: str = "dead") -> None:

@@ -39,10 +39,6 @@ class Resident(Protocol):
         """The worker takes no more tasks and finishes the ones it has."""
         ...
 
-    def lively(self) -> bool:
-        """Say whether the loop has run lately. A worker whose loop hangs must lose its tasks."""
-        ...
-
     async def close(self) -> None:
         """Stop; also after a `start` that failed or was cancelled."""
         ...

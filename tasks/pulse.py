@@ -1,0 +1,43 @@
+"""Who is alive, as Redis knows it: one sorted set of replicas by the time each lives until."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from tasks import keys
+from tasks.scripts import script
+
+PULSE_S = 0.5
+# A worker that was silent for so long is taken for dead, after a second look.
+ALIVE_S = 1.8
+# Between the two looks; longer than a live worker's pause between two pulses.
+LOOKS_APART_S = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one pulse has found out."""
+
+    stood: bool
+    """Whether we were thought alive until now."""
+    dead: frozenset[str]
+    """Replicas that have been silent for too long."""
+
+
+class Pulse:
+    """Blocking; raises redis.RedisError."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._pulse = client.register_script(script("pulse"))
+
+    def beat(self, replica_id: str, alive_s: float) -> Look:
+        """Say that `replica_id` lives for `alive_s` from now on, and look round."""
+        reply: list[Any] = self._pulse(keys=[keys.REPLICAS], args=[replica_id, int(alive_s * 1000)])
+        return Look(reply[0] == 1, frozenset(name.decode() for name in reply[1:]))
+
+    def look(self) -> frozenset[str]:
+        """Return the replicas that have been silent for too long."""
+        return self.beat("", 0).dead
