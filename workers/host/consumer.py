@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from typing import Any
 
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
@@ -53,7 +55,10 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         self._on_unreachable(exc, 0)
         for channel in list(getattr(self.connection.transport, "channels", None) or ()):
             channel.let_go()
-        super().on_connection_error_after_connected(exc)
+        with warnings.catch_warnings():
+            # Celery warns at each loss that its tasks run on, which is what we want.
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
         # A Redis that accepts connections and then fails them must not be asked in a tight loop.
         time.sleep(_RETRY_S / 4)
 

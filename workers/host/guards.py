@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError
 log = logging.getLogger(__name__)
 
 _TEND_S = 0.5
-_GIVE_UP_S = 3.0
+_GIVE_UP_S = 5.0
 
 
 class FinishPop(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types
@@ -82,7 +82,14 @@ class Tend(bootsteps.StartStopStep):  # type: ignore[misc]
         while not self._give_back(consumer):
             if time.monotonic() > give_up:
                 # Whoever finds this worker dead restores the unacknowledged; a gateway misses what was popped.
-                log.error("messages not given back", extra={"event": "messages_left", "ledger": repr(consumer.ledger)})
+                log.error(
+                    "messages not given back",
+                    extra={
+                        "event": "messages_left",
+                        "popped": len(consumer.ledger.popped),
+                        "settled": len(consumer.ledger.settled),
+                    },
+                )
                 return
             time.sleep(_TEND_S)
 

@@ -135,6 +135,12 @@ class Channel(stock.Channel):
 
         return super().basic_consume(queue, no_ack, guarded, consumer_tag, **kwargs)
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        try:
+            super().maybe_refresh_binding_expiry()
+        except redis.ResponseError as error:
+            log.debug("bindings not refreshed: %r", error)  # every second, and kombu would show the stack
+
     def _brpop_read(self, **options: Any) -> bool:
         try:
             reply = self.client.parse_response(self.client.connection, "BRPOP", **options)
@@ -185,8 +191,9 @@ class Channel(stock.Channel):
     def _pay(self) -> None:
         settled = self.ledger.settled
         if done := [tag for tag, requeue in settled.items() if not requeue]:
-            with self.conn_or_acquire() as client, client.pipeline() as pipe:
-                pipe.zrem(self.unacked_index_key, *done).hdel(self.unacked_key, *done).execute()
+            # Not in a transaction: a full Redis refuses those even for what makes it emptier.
+            with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                pipe.hdel(self.unacked_key, *done).zrem(self.unacked_index_key, *done).execute()
             for tag in done:
                 del settled[tag]
         for tag in list(settled):
@@ -199,7 +206,7 @@ class Channel(stock.Channel):
             self.ledger.refused = True
             log.warning(
                 "redis refuses writes; no message is taken until it takes them again",
-                extra={"event": "redis_refuses", "reason": str(error)},
+                extra={"event": "redis_refuses", "reason": str(error).rpartition("caused error: ")[2]},
             )
 
     def _queue_of(self, key: str) -> str:
