@@ -9,6 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tasks import keys
 from tests.stack import REPOSITORY, GatewayProcess, Stack, Worker, stack
 
 MODELS = (REPOSITORY / "models.yaml").read_text()
@@ -30,7 +31,7 @@ class System:
         """Return how many requests are in Celery's hands: taken from the queue, not yet acknowledged."""
         client = self.stack.client()
         try:
-            return int(client.hlen("unacked"))
+            return int(client.hlen(keys.unacked(self.worker.replica_id)))
         finally:
             client.close()
 
