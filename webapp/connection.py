@@ -59,6 +59,7 @@ class ClientConnection:
         self._idle_s = limits.header_s
         self._deadline = 0.0
         self._closing = False
+        self._last_request = False
         self._holding = False
         self._head = b""
         self._set_user_timeout()
@@ -127,6 +128,7 @@ class ClientConnection:
         """The answer has been written, and the body was read to its end."""
         self._phase = _Phase.IDLE
         self._idle_s = self._limits.idle_s
+        self._closing = self._closing or self._last_request
 
     def linger(self, max_bytes: int) -> None:
         """Let the client read an answer that was given before it had sent all of its body.
@@ -147,6 +149,10 @@ class ClientConnection:
         self._closing = True
         if self._phase is _Phase.IDLE:
             self._sock.shutdown(socket.SHUT_RD)
+
+    def close_after_answer(self) -> None:
+        """Accept one request, and no other."""
+        self._last_request = True
 
     def watch(self, on_left: Callable[[], None]) -> Departure:
         """Have `on_left` called, in a greenlet of its own, as soon as the client leaves.

@@ -6,6 +6,7 @@ Named only in `deploy/gunicorn.conf.py`.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import gevent
@@ -18,6 +19,8 @@ from webapp.gateway import Gateway
 from webapp.openai.errors import http_error
 
 log = logging.getLogger(__name__)
+
+_DRAIN_LOOK_S = 0.05
 
 # What gunicorn's parser refuses, most specific first; anything else of its kind is a 400.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -57,8 +60,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection = ClientConnection(client, self._limits)
         self._connections.add(connection)
-        if self._gateway.drain.began:
+        if not self.alive:
             connection.close_when_idle()
+        elif self._gateway.drain.began:
+            connection.close_after_answer()
         try:
             super().handle(listener, connection, addr)
         finally:
@@ -82,33 +87,49 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         sock.end_request()
 
     def _call_app(self, environ: Any, start_response: Any) -> Any:
-        """Call the application; when it answers without reading the body, say that the connection ends.
+        """Call the application; say that the connection ends when it answers without reading the body, or drains.
 
         Otherwise gunicorn would read the rest, however long, to find the next request.
         """
 
         def start(status: str, headers: Any, exc_info: Any = None) -> Any:
             response = getattr(start_response, "__self__", None)
-            if response is not None and _body_left(environ["wsgi.input"]):
+            if response is not None and (self._gateway.drain.began or _body_left(environ["wsgi.input"])):
                 response.force_close()
             return start_response(status, headers, exc_info)
 
         return self._app(environ, start)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        super().handle_exit(sig, frame)
-        if getattr(self, "_gateway", None) is not None and not self._gateway.drain.began:
+        """Begin to drain. gunicorn would stop to listen at once, and nobody could be told why."""
+        if getattr(self, "_gateway", None) is None:
+            super().handle_exit(sig, frame)
+        elif not self._gateway.drain.began:
             self._gateway.drain.begin()
             # Out of the signal handler, which may have interrupted anything.
             gevent.spawn(self._drain)
 
     def _drain(self) -> None:
+        """Let what runs end, within its time; whoever comes meanwhile is told that the process ends."""
         log.info("drain began", extra={"event": "drain_began", "connections": len(self._connections)})
-        for connection in list(self._connections):
+        running = self._close_idle()
+        until = time.monotonic() + self._gateway.settings.drain_timeout_s
+        while running & self._connections:
+            if time.monotonic() > until:
+                self._gateway.drain.expire()
+                left = len(running & self._connections)
+                log.warning("drain ran out", extra={"event": "drain_expired", "connections": left})
+                break
+            gevent.sleep(_DRAIN_LOOK_S)
+        self.alive = False
+        self._close_idle()
+
+    def _close_idle(self) -> set[ClientConnection]:
+        """Accept no further request on any connection there is. Returns these connections."""
+        connections = set(self._connections)
+        for connection in connections:
             connection.close_when_idle()
-        gevent.sleep(self._gateway.settings.drain_timeout_s)
-        self._gateway.drain.expire()
-        log.warning("drain ran out", extra={"event": "drain_expired", "connections": len(self._connections)})
+        return connections
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what never became a request for the application.

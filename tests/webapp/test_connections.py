@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -267,6 +268,26 @@ def test_a_process_told_to_stop_ends_its_streams_in_words(tmp_path: Path) -> Non
             refused = read_all(whole)
             assert (status_of(refused), error_code(refused)) == (503, "service_unavailable")
             assert b"Retry-After" in refused
+
+
+def test_a_process_that_drains_says_so_to_whoever_comes(tmp_path: Path) -> None:
+    with serve(tmp_path, DRAIN_TIMEOUT_S="20") as server, server.connect() as busy, server.connect() as silent:
+        busy.sendall(request("stall busy"))
+        read_until(busy, frame(0))
+        server.process.send_signal(signal.SIGTERM)
+        health = GET_LIVE.replace(b"/live", b"/health")
+        wait_until(lambda: status_of(server.exchange(health)) == 503, "the drain to begin")
+        assert read_all(silent) == b""
+        kept_alive = server.exchange(health.replace(b"Connection: close\r\n", b""))
+        assert (status_of(kept_alive), b"Connection: close" in kept_alive) == (503, True)
+        assert status_of(server.exchange(GET_LIVE)) == 200
+        refused = server.exchange(request("say 1", close=False))
+        assert (status_of(refused), error_code(refused)) == (503, "service_unavailable")
+        assert b"Retry-After" in refused
+        assert server.process.poll() is None
+        # Nobody it has promised anything to is left: it need not wait for its time to run out.
+        busy.close()
+        assert server.process.wait(15) == 0
 
 
 def test_a_process_told_to_stop_tells_readers_of_a_resumable_stream_to_come_back(tmp_path: Path) -> None:
