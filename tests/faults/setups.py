@@ -1,0 +1,60 @@
+"""The systems that the rows run in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.faults.system import Setup
+from tests.stack import REPOSITORY
+
+SIM, OTHER, SLOW, SMALL = "sim", "other", "slow", "small"
+FAST, LOADING, DEMO = "fast", "loading", "demo"
+VLLM_TOKENS = 64
+
+# `slow` reads its prompt for a long time; `small` has few seats and a short queue.
+SIM_MODELS = f"""
+models:
+  {SIM}:
+    engine: sim
+    sim: {{load_s: 0.2, ttft_ms: 30, itl_ms: 12, seats: 64, faults: true}}
+  {SLOW}:
+    engine: sim
+    sim: {{load_s: 0.2, ttft_ms: 600, itl_ms: 5, seats: 64, faults: true}}
+  {SMALL}:
+    engine: sim
+    sim: {{load_s: 0.2, ttft_ms: 20, itl_ms: 12, seats: 4, faults: true}}
+    queue: {{max_depth: 20, max_wait_s: 6}}
+  {FAST}:
+    engine: sim
+    sim: {{load_s: 0.2, ttft_ms: 0, itl_ms: 0, seats: 256}}
+  {LOADING}:
+    engine: sim
+    sim: {{load_s: 5, ttft_ms: 30, itl_ms: 12, seats: 64}}
+  {OTHER}:
+    engine: sim
+    sim: {{load_s: 0, ttft_ms: 10, itl_ms: 3, seats: 16}}
+"""
+
+# The demo model as it is shipped, and a simulated one beside it.
+VLLM_MODELS = (
+    (REPOSITORY / "models.yaml").read_text().partition("\n# A real model with")[0]
+    + f"""
+  {OTHER}:
+    engine: sim
+    sim: {{load_s: 0, ttft_ms: 10, itl_ms: 3, seats: 16}}
+"""
+)
+
+TWO = Setup(models=SIM_MODELS, workers=((SIM, 2), (OTHER, 1)))
+ONE = Setup(models=SIM_MODELS, workers=((SIM, 1), (OTHER, 1)))
+TWO_SLOW = Setup(models=SIM_MODELS, workers=((SLOW, 2), (OTHER, 1)))
+ONE_SMALL = Setup(models=SIM_MODELS, workers=((SMALL, 1), (OTHER, 1)))
+TWO_VLLM = Setup(models=VLLM_MODELS, workers=((DEMO, 2), (OTHER, 1)))
+TWO_AOF = replace(TWO, appendonly=True)
+TWO_PROXIED = replace(TWO, proxied=True)
+DRAINING = replace(TWO, env=(("CELERITY_DRAIN_TIMEOUT_S", "4"),))
+LEAVING = Setup(models=SIM_MODELS, workers=((SMALL, 1), (SLOW, 1), (OTHER, 1)))
+NOT_READING = Setup(
+    models=SIM_MODELS, workers=((SIM, 1), (FAST, 1), (OTHER, 1)), env=(("CELERITY_WRITE_TIMEOUT_S", "3"),)
+)
+SLOW_CLIENTS = replace(TWO, env=(("CELERITY_HEADER_TIMEOUT_S", "2"), ("CELERITY_BODY_TIMEOUT_S", "3")))
