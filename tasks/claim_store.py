@@ -73,7 +73,15 @@ class ClaimStore:
         """
         reply: list[Any] = await self._claim(
             keys=[keys.request(request_id), keys.stream(request_id), keys.held(self._replica_id), keys.REPLICAS],
-            args=[self._replica_id, token, request_id, keys.CLAIMED_STREAM_TTL_S, keys.REQUEST_GRACE_S],
+            args=[
+                self._replica_id,
+                token,
+                request_id,
+                keys.CLAIMED_STREAM_TTL_S,
+                keys.REQUEST_GRACE_S,
+                keys.pace(""),
+                keys.PACE_TTL_S,
+            ],
         )
         verdict = reply[0].decode()
         if verdict != "claimed":

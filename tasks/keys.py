@@ -5,6 +5,7 @@
 | celerity:request:{request}       | hash   | gateway, worker  | worker          | its deadlines, or as it is kept|
 | celerity:stream:{request}        | stream | worker           | gateway         | CLAIMED_, then STREAM_TTL_S    |
 | celerity:once:{digest}           | string | gateway          | gateway         | ONCE_TTL_S                     |
+| celerity:pace:{list}             | hash   | workers          | gateway         | PACE_TTL_S after the last claim|
 | celerity:held:{replica}          | set    | worker           | reapers         | CLAIMED_, emptied as work ends |
 | celerity:reaping:{replica}       | string | one reaper       | other reapers   | REAPING_TTL_S                  |
 | celerity:deadletter:{request}    | hash   | reapers, worker  | operator        | DEAD_LETTER_TTL_S              |
@@ -32,6 +33,7 @@ STREAM_TTL_S = 60
 GATEWAY_TTL_S = 10
 CONTROL_TTL_S = 60
 ONCE_TTL_S = 86_400
+PACE_TTL_S = 60
 REAPING_TTL_S = 5
 DEAD_LETTER_TTL_S = 7 * 86_400
 REPLICA_TTL_S = 10
@@ -59,6 +61,10 @@ def stream(request_id: str) -> str:
 
 def once(digest: str) -> str:
     return f"celerity:once:{digest}"
+
+
+def pace(list_name: str) -> str:
+    return f"celerity:pace:{list_name}"
 
 
 def held(replica_id: str) -> str:

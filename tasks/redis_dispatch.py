@@ -24,7 +24,7 @@ from tasks.errors import (
 from tasks.gateway_watch import GatewayWatch
 from tasks.inbox import Inbox
 from tasks.messages import Call, Done, Event, Failed
-from tasks.request_store import Admission, Full, Queued, RequestStore, Reused, Same
+from tasks.request_store import Admission, Full, Queued, RequestStore, Reused, Same, Slow
 from tasks.settings import Settings
 from tasks.stream_reader import StreamReader
 
@@ -68,6 +68,9 @@ class RedisDispatcher:
         match admission:
             case Full(waiting):
                 raise ServerOverloadedError(f"{waiting} requests are waiting for this model already; try again later.")
+            case Slow(waiting):
+                text = f"{waiting} requests are waiting for this model, longer than a new one may; try again later."
+                raise ServerOverloadedError(text)
             case Same(request_id):
                 return self.follow(request_id, call.caller)
             case Reused():

@@ -44,6 +44,13 @@ class Full:
 
 
 @dataclass(frozen=True, slots=True)
+class Slow:
+    """The call was refused: behind those that wait already it would wait longer than it may."""
+
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class Same:
     """The call repeats an earlier one, whose answer is its own."""
 
@@ -55,7 +62,7 @@ class Reused:
     """The call's idempotency key stands for another request."""
 
 
-Admission = Queued | Full | Same | Reused
+Admission = Queued | Full | Slow | Same | Reused
 
 
 def life_s(call: Call) -> int:
@@ -100,6 +107,7 @@ class RequestStore:
                 list_of(call),
                 keys.wake(gateway_id),
                 keys.once(_once_id(call.caller, once)) if once else record,
+                keys.pace(list_of(call)),
             ],
             args=[
                 max_depth,
@@ -119,6 +127,8 @@ class RequestStore:
                 return Queued()
             case b"full":
                 return Full(int(reply[1]))
+            case b"slow":
+                return Slow(int(reply[1]))
             case b"same":
                 return Same(reply[1].decode())
             case _:

@@ -2,12 +2,13 @@
 --
 -- KEYS  1 request record   2 list of the model's queue at the call's priority   3 wake stream of the gateway
 --       4 what the call's idempotency key stands for (any key when it has none)
+--       5 how fast the list is served
 -- ARGV  1 longest allowed list   2 seconds the record lives   3 the Celery message
 --       4 milliseconds it may wait for a worker   5 seconds the wake stream lives
 --       6 digest of the idempotent request ("": it has no key)   7 seconds the key stands
 --       8 key prefix of request records   9 request id
 --       10.. field, value, field, value … of the record
--- Returns {'queued'}, {'full', calls that wait already}, {'same', id of the earlier call} or {'reused'}.
+-- Returns {'queued'}, {'full', calls that wait already}, {'slow', calls that wait already}, {'same', id of the earlier call} or {'reused'}.
 --
 -- Safe to repeat: a gateway that lost the reply sends the same call again, and a
 -- record that stands already means that the first one went through.
@@ -30,8 +31,18 @@ if waiting >= tonumber(ARGV[1]) then
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+-- A call that would wait longer than it may is refused now rather than failed later.
+-- Four fifths, since the pace is an estimate; and only once it has been watched for a while.
+local pace = redis.call('HMGET', KEYS[5], 'since_ms', 'claims')
+local watched_ms = pace[1] and now_ms - tonumber(pace[1]) or 0
+if watched_ms >= 5000 and waiting > 0 then
+    local wait_ms = (waiting + 1) * watched_ms / (tonumber(pace[2]) + 1)
+    if wait_ms > 0.8 * tonumber(ARGV[4]) then
+        return {'slow', waiting}
+    end
+end
 redis.call('HSET', KEYS[1], 'admitted_ms', now_ms, 'claim_by_ms', now_ms + tonumber(ARGV[4]),
-    'attempt', 0, 'tries', 0, 'deaths', 0, 'migrations', 0, unpack(ARGV, 10))
+    'attempt', 0, 'tries', 0, 'deaths', 0, 'migrations', 0, 'list', KEYS[2], unpack(ARGV, 10))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 if ARGV[6] ~= '' then
     redis.call('SET', KEYS[4], ARGV[6] .. ' ' .. ARGV[9], 'EX', ARGV[7])

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 request record   2 its stream   3 what the asking replica holds   4 replicas, by the time each lives until
 -- ARGV  1 replica that asks   2 token of the delivery that asks   3 request id   4 seconds a claimed stream lives
---       5 seconds the record outlives the longest answer
+--       5 seconds the record outlives the longest answer   6 key prefix of paces   7 seconds a pace stands
 -- Returns {verdict} or {'claimed', attempt, last record continued from, field, value, …}. Verdicts:
 --   gone       no such call: finished, cancelled or expired
 --   held       another delivery has it, and whoever finds that one's worker dead puts it back
@@ -30,7 +30,7 @@ local function field(record, name)
 end
 
 local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'claim_by_ms', 'token', 'ended', 'tries', 'deaths',
-    'total_s')
+    'total_s', 'list')
 if not record[2] or record[5] then
     return {'gone'}
 end
@@ -55,6 +55,22 @@ if kind == 'done' or kind == 'failed' then
     redis.call('UNLINK', KEYS[1])
     return {'gone'}
 end
+-- The pace of a list: claims since it was last found empty; of late, when that is long ago.
+local function keep_pace(list, now_ms)
+    local pace = ARGV[6] .. list
+    if redis.call('LLEN', list) == 0 then
+        redis.call('UNLINK', pace)
+        return
+    end
+    local was = redis.call('HMGET', pace, 'since_ms', 'claims')
+    local since_ms, claims = tonumber(was[1] or now_ms), tonumber(was[2] or -1) + 1
+    if now_ms - since_ms > 30000 then
+        since_ms, claims = now_ms - 15000, claims * 15000 / (now_ms - since_ms)
+    end
+    redis.call('HSET', pace, 'since_ms', string.format('%.0f', since_ms), 'claims', claims)
+    redis.call('EXPIRE', pace, ARGV[7])
+end
+
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local written = last and tonumber(string.match(last[1], '^%d+')) or 0
@@ -75,6 +91,9 @@ redis.call('SADD', KEYS[3], ARGV[3])
 redis.call('EXPIRE', KEYS[3], ARGV[4])
 redis.call('XADD', KEYS[2], attempt .. '-0', 'k', 'started', 'replica', ARGV[1], 'attempt', attempt, 'after', after)
 redis.call('EXPIRE', KEYS[2], ARGV[4])
+if record[9] then
+    keep_pace(record[9], now_ms)
+end
 if verdict then
     return {verdict, attempt}
 end
