@@ -17,7 +17,7 @@ UP_ARGS := $(if $(filter command,$(firstword $(origin PORT))),--port $(PORT)) \
            $(if $(filter command,$(firstword $(origin HOST))),--host $(HOST))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast lint bench lock clean python dev
+.PHONY: help setup serve test test-fast lint bench faults lock clean python dev
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -45,6 +45,9 @@ lint: dev ## style, types, the import contracts, and whether the locks belong to
 
 bench: dev ## measure the path: latency, throughput, idle cost
 	@exec $(BIN)/python -m tests.bench $(ARGS)
+
+faults: dev ## break the whole system in every way of docs/faults.md, and write down what was seen (25 min)
+	@exec $(BIN)/python -m tests.faults $(ARGS)
 
 lock: dev ## resolve every version anew and write the lock files
 	@exec $(BIN)/python -m deploy.lock

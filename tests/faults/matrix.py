@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from tests.faults import rows_clients as clients
+from tests.faults import rows_delivery as delivery
 from tests.faults import rows_gateways as gateways
+from tests.faults import rows_long as long
+from tests.faults import rows_overload as overload
 from tests.faults import rows_redis as redis
 from tests.faults import rows_workers as workers
 from tests.faults import setups
@@ -218,4 +221,154 @@ CLIENTS = (
     ),
 )
 
-ROWS = (*WORKERS, *REDIS, *GATEWAYS, *CLIENTS)
+DELIVERY = (
+    Row(
+        id="F6",
+        fault="a model cannot be loaded",
+        client_sees="503 `model_load_failed`; other models nothing",
+        lost=_NOTHING,
+        setup=setups.ONE,
+        act=delivery.cannot_load,
+    ),
+    Row(
+        id="F7",
+        fault="a worker is killed while it loads",
+        client_sees="its answer, after the next load",
+        lost=_NOTHING,
+        setup=setups.ONE_LOADING,
+        act=delivery.killed_while_loading,
+    ),
+    Row(
+        id="F23",
+        fault="messages are delivered several times",
+        client_sees="one answer",
+        lost=_NOTHING,
+        setup=setups.IMPATIENT,
+        act=delivery.delivered_twice,
+    ),
+    Row(
+        id="F24",
+        fault="no worker for longer than a request may wait",
+        client_sees="504 `deadline_exceeded`; nothing runs afterwards",
+        lost="requests whose time was over",
+        setup=setups.ONE_SMALL,
+        act=delivery.expired,
+    ),
+    Row(
+        id="F25",
+        fault="the clock of a worker and of a gateway jumps by an hour, ahead and back",
+        client_sees=_UNBROKEN,
+        lost=_NOTHING,
+        setup=setups.CLOCKS,
+        act=delivery.clock_jumps,
+    ),
+)
+
+OVERLOAD = (
+    Row(
+        id="F33",
+        fault="ten times as many requests as can be answered",
+        client_sees="its answer in time, or 503 with Retry-After within 100 ms",
+        lost=_NOTHING,
+        setup=setups.ONE_SMALL,
+        act=overload.flood,
+    ),
+    Row(
+        id="F34",
+        fault="clients that retry by themselves, while the only worker is killed",
+        client_sees="its answer",
+        lost=_NOTHING,
+        setup=setups.ONE,
+        act=overload.retry_storm,
+    ),
+    Row(
+        id="F35",
+        fault="the disk is full",
+        client_sees="503 for what cannot be kept",
+        lost="answers that had begun",
+        setup=setups.TWO_AOF,
+        act=long.disk_full,
+        blast=False,
+    ),
+    Row(
+        id="F36",
+        fault="10,000 requests",
+        client_sees="its answer",
+        lost=_NOTHING,
+        setup=setups.ONE_FAST,
+        act=long.many_requests,
+    ),
+    Row(
+        id="F37",
+        fault="a worker is killed every 20 s under bulk work",
+        client_sees="every row's answer",
+        lost=_NOTHING,
+        setup=setups.TWO,
+        act=long.bulk_through_kills,
+    ),
+    Row(
+        id="F38",
+        fault="a fault drawn by chance every 12 s, for 2 min",
+        client_sees="its answer; a broken connection where a gateway dies",
+        lost="as the rows above",
+        setup=setups.TWO,
+        act=long.endurance,
+        blast=False,
+        cuts_allowed=True,
+    ),
+)
+
+VLLM = (
+    Row(
+        id="F1",
+        fault="a worker is killed in the middle of answers, every 10 s; another is alive",
+        client_sees=_UNBROKEN,
+        lost=_NOTHING,
+        setup=setups.TWO_VLLM,
+        act=workers.killed_in_the_middle,
+        engine="vllm",
+        reuse=True,
+    ),
+    Row(
+        id="F3",
+        fault="a worker is killed before the first token, every 10 s",
+        client_sees=_UNBROKEN,
+        lost=_NOTHING,
+        setup=setups.TWO_VLLM,
+        act=workers.killed_before_the_first_token,
+        engine="vllm",
+        reuse=True,
+    ),
+    Row(
+        id="F5",
+        fault="a worker's engine process is killed, every 10 s; another is alive",
+        client_sees=_UNBROKEN,
+        lost=_NOTHING,
+        setup=setups.TWO_VLLM,
+        act=workers.engine_core_killed,
+        engine="vllm",
+        reuse=True,
+    ),
+    Row(
+        id="F8",
+        fault="engines die whenever one request is in them",
+        client_sees="500 `engine_failed`, `x-should-retry: false`, after 2 deaths",
+        lost="that request, kept as a dead letter",
+        setup=setups.TWO_VLLM,
+        act=workers.poison_of_a_real_engine,
+        engine="vllm",
+        reuse=True,
+    ),
+    Row(
+        id="F19",
+        fault="clients leave in the middle of an answer",
+        client_sees="-",
+        lost=_NOTHING,
+        setup=setups.TWO_VLLM,
+        act=clients.leaves_a_real_engine,
+        engine="vllm",
+        reuse=True,
+    ),
+)
+
+ROWS = (*WORKERS, *DELIVERY[:2], *REDIS, *GATEWAYS, *CLIENTS, *DELIVERY[2:], *OVERLOAD, *VLLM)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import threading
 import time
 from collections.abc import Iterator
 
-from tests.faults.client import Ask, ask
+from tests.faults.client import ask
+from tests.faults.keeping import accept, result_of
 from tests.faults.load import reach
 from tests.faults.outcome import Kind, Outcome
 from tests.faults.redis_server import RedisServer
@@ -48,7 +47,7 @@ def restarted_with_aof(run: Run) -> None:
     load = run.load(8)
     time.sleep(3)
     # Accepted and waiting for nobody: these must be answered after the restart.
-    kept = [_accept(run.system.port(), run.book.next(stream=False, tokens=300)) for _ in range(20)]
+    kept = [accept(run.system.port(), run.book.next(stream=False, tokens=300)) for _ in range(20)]
     time.sleep(1.5)
     run.fault()
     down_at = time.monotonic()
@@ -59,7 +58,7 @@ def restarted_with_aof(run: Run) -> None:
     time.sleep(8)
     load.stop()
     _after_restart(run, replicas, down_at)
-    states = [_result_of(run.system, path, expected) for path, expected in kept]
+    states = [result_of(run.system, path, expected) for path, expected in kept]
     run.check(
         "20 of 20 accepted > 1 s before are answered", states == ["ok"] * 20, [s for s in states if s != "ok"][:3]
     )
@@ -246,32 +245,3 @@ def _leave_often(run: Run, times: int) -> None:
     for _ in range(times):
         with contextlib.suppress(_LeftError):
             ask(run.system.port(), run.book.next(), on_frame=leave)
-
-
-def _accept(port: int, what: Ask) -> tuple[str, str]:
-    """Hand in a request that nobody waits for. Returns its address, and what its answer must say."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request(
-            "POST", "/v1/chat/completions", what.body(), what.all_headers() | {"Prefer": "respond-async"}
-        )
-        response = connection.getresponse()
-        body = response.read()
-        assert response.status == 202, body
-        return response.headers["Location"], what.expected
-    finally:
-        connection.close()
-
-
-def _result_of(system: System, path: str, expected: str) -> str:
-    """Return "ok" once the kept answer is there and right."""
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
-        status, body = system.gateways[0].get(f"{path}/result")
-        if status == 200:
-            text = json.loads(body)["choices"][0]["message"]["content"]
-            return "ok" if text == expected else f"wrong text: {text[:40]!r}"
-        if status not in (0, 202, 503):
-            return f"{status}: {body[:100]!r}"
-        time.sleep(0.2)
-    return "not answered within 30 s"

@@ -85,7 +85,7 @@ def _kill_in_turns(run: Run, kill: Callable[[Slot], None]) -> None:
 def structured_output(run: Run) -> None:
     """F1: an answer in JSON is never spliced; it ends with one error event, or starts over unnoticed."""
     threads = together(
-        lambda _: ask(run.system.port(), replace(run.book.next(tokens=200), extra=_JSON)), 8, run.outcomes
+        lambda _: ask(run.system.port(), replace(run.book.next(tokens=600), extra=_JSON)), 8, run.outcomes
     )
     wait_until(lambda: run.system.in_flight(run.model) >= 4, "the answers to begin")
     time.sleep(0.5)

@@ -10,6 +10,8 @@ from tests.stack import REPOSITORY
 SIM, OTHER, SLOW, SMALL = "sim", "other", "slow", "small"
 FAST, LOADING, DEMO = "fast", "loading", "demo"
 VLLM_TOKENS = 64
+SEATS = 4
+"""Of `small`."""
 
 # `slow` reads its prompt for a long time; `small` has few seats and a short queue.
 SIM_MODELS = f"""
@@ -22,7 +24,7 @@ models:
     sim: {{load_s: 0.2, ttft_ms: 600, itl_ms: 5, seats: 64, faults: true}}
   {SMALL}:
     engine: sim
-    sim: {{load_s: 0.2, ttft_ms: 20, itl_ms: 12, seats: 4, faults: true}}
+    sim: {{load_s: 0.2, ttft_ms: 20, itl_ms: 12, seats: {SEATS}, faults: true}}
     queue: {{max_depth: 20, max_wait_s: 6}}
   {FAST}:
     engine: sim
@@ -58,3 +60,7 @@ NOT_READING = Setup(
     models=SIM_MODELS, workers=((SIM, 1), (FAST, 1), (OTHER, 1)), env=(("CELERITY_WRITE_TIMEOUT_S", "3"),)
 )
 SLOW_CLIENTS = replace(TWO, env=(("CELERITY_HEADER_TIMEOUT_S", "2"), ("CELERITY_BODY_TIMEOUT_S", "3")))
+ONE_FAST = Setup(models=SIM_MODELS, workers=((FAST, 1), (OTHER, 1)))
+ONE_LOADING = Setup(models=SIM_MODELS, workers=((LOADING, 1), (OTHER, 1)))
+CLOCKS = replace(TWO, moved_clock=True)
+IMPATIENT = replace(TWO, env=(("CELERITY_VISIBILITY_TIMEOUT_S", "5"),))

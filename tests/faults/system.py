@@ -43,6 +43,8 @@ class Setup:
     proxied: bool = False
     """Every worker and every gateway reaches Redis through a proxy listener of its own."""
     env: tuple[tuple[str, str], ...] = ()
+    moved_clock: bool = False
+    """Whether the clocks of the first worker and the first gateway can be moved."""
 
 
 class System:
@@ -114,7 +116,7 @@ class System:
         spec = self.registry.resolve(model)
         assert spec is not None
         listener, url = self._listener()
-        settings_env = self.settings(CELERITY_REDIS_URL=url).to_env() | env
+        settings_env = self.settings(CELERITY_REDIS_URL=url).to_env() | env | self._clock(first=not self.slots)
         with self._lock:
             slot = Slot(spec, settings_env, listener, self._launch(spec.id, settings_env))
             self.slots.append(slot)
@@ -196,6 +198,12 @@ class System:
         processes = [slot.process for slot in self.slots] + [gateway.process for gateway in self.gateways]
         return {process.pid for process in processes if process.exit_code() is None}
 
+    def _clock(self, *, first: bool) -> dict[str, str]:
+        if not (first and self.setup.moved_clock):
+            return {}
+        folder = REPOSITORY / "tests" / "faults" / "clock"
+        return {"PYTHONPATH": str(folder), "FAULTS_CLOCK": str(self.folder / "clock")}
+
     def _listener(self) -> tuple[int | None, str]:
         if self.proxy is None:
             return None, self.redis.url
@@ -209,13 +217,12 @@ class System:
         command = worker_command(spec, replica_id, env, log=replica_id)
         # INFO, so that a row that failed can be read.
         argv = tuple("INFO" if part == "WARNING" else part for part in command.argv)
-        return self.launcher.start(
-            replace(command, argv=argv, env={**command.env, "PYTHONPATH": env.get("PYTHONPATH", "")})
-        )
+        return self.launcher.start(replace(command, argv=argv, env=command.env))
 
     def _new_gateway(self, number: int) -> Gateway:
         listener, url = self._listener()
         env = self.settings(CELERITY_REDIS_URL=url, CELERITY_PORT=str(free_port())).to_env()
+        env |= self._clock(first=number == 0)
         return Gateway(number, int(env["CELERITY_PORT"]), env, listener, self._launch_gateway(number, env))
 
     def _launch_gateway(self, number: int, env: dict[str, str]) -> Launched:

@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH: its `sitecustomize` moves the clock of one process."""

@@ -1,0 +1,57 @@
+"""`python -m tests.faults.promises`: write the README's table of promises from what the last run measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.row import Result
+from tests.faults.table import KEPT, read_json
+from tests.stack import REPOSITORY
+
+PAGE = REPOSITORY / "README.md"
+BEGIN, END = "<!-- promises -->", "<!-- /promises -->"
+_HEAD = ("what happens", "what the client sees", "what can be lost", "measured")
+
+
+def measured(result: Result) -> str:
+    """Say in a few words what was seen."""
+    if not result.requests:
+        return "see docs/faults.md"
+    stayed = result.requests - result.cancelled
+    words = [f"{result.clean} of {stayed} right"] if stayed else [f"{result.cancelled} left"]
+    if result.retried or result.migrated:
+        words.append(f"{result.retried + result.migrated} of them by another worker")
+    if result.longest_gap_s >= 0.1 and result.migrated:
+        words.append(f"longest pause {result.longest_gap_s:.1f} s")
+    if result.failed:
+        words.append(f"{result.failed} told so")
+    if result.cut:
+        words.append(f"{result.cut} cut off")
+    return ", ".join(words)
+
+
+def table(results: list[Result]) -> str:
+    """Return the table; a row that does not hold now says so instead of promising."""
+    rows = [_HEAD, tuple("---" for _ in _HEAD)]
+    for result in results:
+        fault = result.fault + (" (vLLM)" if result.engine == "vllm" else "")
+        seen = measured(result) if result.passed else f"**does not hold yet**: {measured(result)}"
+        rows.append((f"{result.row}: {fault}", result.client_sees, result.lost, seen))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
+def put(text: str, results: list[Result]) -> str:
+    """Return `text` with the table between its two marks. Raises ValueError when it has none."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}"
+
+
+def main(page: Path = PAGE, kept: Path = KEPT) -> None:
+    page.write_text(put(page.read_text(), read_json(kept)))
+
+
+if __name__ == "__main__":
+    main()
