@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -168,7 +169,10 @@ def test_a_pooling_model_embeds_and_does_not_chat() -> None:
         width = orjson.loads((MODEL / "config.json").read_bytes())["hidden_size"]
         assert len(answer["data"][0]["embedding"]) == width
         assert [row["index"] for row in loop.answer("embedding", two)["data"]] == [0, 1]
-        (result,) = loop.call(loop.pieces(job("embedding", two | {"encoding_format": "base64"})))
+        asked = job("embedding", two | {"encoding_format": "base64"})
+        told: list[int] = []
+        (result,) = loop.call(loop.pieces(dataclasses.replace(asked, on_token=lambda: told.append(1))))
+        assert told == [1]
         assert isinstance(result, Result)
         assert result.prompt_tokens > 2
         for endpoint, body in (("chat", CHAT), ("embedding", {"input": "word " * 3000}), ("embedding", {})):

@@ -194,11 +194,24 @@ def test_structured_answers_leave_no_trail(loop: EngineLoop, fields: dict[str, A
 def test_a_tool_call_leaves_no_trail_from_its_first_frame_on(loop: EngineLoop) -> None:
     weather = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
     asked = chat("What is the weather in Paris?", tools=[{"type": "function", "function": weather}])
-    frames, result = run(loop, job("chat", asked, stream=True))
+    one = job("chat", asked, stream=True)
+    frames, result = run(loop, one)
     assert result.finish_reason == "tool_calls"
     first = next(number for number, piece in enumerate(frames) if b'"tool_calls":' in piece.data)
     assert {piece.trail is None for piece in frames[:first]} == {False}
     assert {piece.trail is None for piece in frames[first:]} == {True}
+    for cut in range(1, first + 1):  # until then it may be made elsewhere
+        later, end = run(loop, resumed(one, frames[:cut]))
+        assert end == result
+        assert called(frames[:cut] + later) == ("get_weather", {"city": "Paris"})
+
+
+def called(frames: list[Frames]) -> tuple[str, Any]:
+    """Return the name and the arguments of the only tool call in the frames of an answer."""
+    deltas = [orjson.loads(piece.data.removeprefix(b"data: "))["choices"][0]["delta"] for piece in frames]
+    calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
+    (name,) = [call["name"] for call in calls if call.get("name")]
+    return name, orjson.loads("".join(call.get("arguments") or "" for call in calls))
 
 
 @pytest.mark.parametrize(

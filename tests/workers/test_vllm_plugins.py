@@ -80,7 +80,8 @@ def test_an_engine_process_ends_with_its_parent_and_removes_their_folder(tmp_pat
 
 def test_the_gauges_hold_the_last_step() -> None:
     told: list[int] = []
-    gauges = Gauges(lambda: told.append(1))
+    gauges = Gauges()
+    gauges.after_step = lambda: told.append(1)
     stats = SimpleNamespace(num_running_reqs=3, num_waiting_reqs=2, num_skipped_waiting_reqs=1, kv_cache_usage=0.5)
     gauges.record(stats, None, mm_cache_stats=None, engine_idx=0)
     gauges.record(None, None)

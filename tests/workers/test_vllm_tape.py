@@ -98,7 +98,9 @@ def test_frames_that_the_trail_does_not_explain_are_refused() -> None:
         late.end()
 
 
-@pytest.mark.parametrize(("first", "trail"), [(b"data: {}\n\n", b"1"), (frame("").encode(), b"elsewhere")])
+@pytest.mark.parametrize(
+    ("first", "trail"), [(b"data: {}\n\n", b"1"), (frame("").encode(), b"elsewhere"), (frame("").encode(), b"")]
+)
 def test_what_cannot_be_read_is_refused(first: bytes, trail: bytes) -> None:
     lost = Resume(frames=1, first=first, trail=(trail,))
     with pytest.raises(RequestRefusedError) as refused:

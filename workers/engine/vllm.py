@@ -68,7 +68,7 @@ class VllmEngine:
         self.scratch: str | None = None
         """The folder for sockets and temporary files, while there is one."""
         self._routes: dict[str, Route] = {}
-        self._gauges: Any = None
+        self._gauges = Gauges()
         self._pulse = Pulse(CPU_STEP_S if current_platform.is_cpu() else GPU_STEP_S)
         self._seats = 0
         self._in_flight = 0
@@ -92,7 +92,7 @@ class VllmEngine:
                 f"model {self._spec.id}: vLLM could not load {args.model}: {type(exc).__name__}: {exc}"
             ) from exc
         client = NotingClient(self._llm)
-        self._gauges = Gauges(client.after_step)
+        self._gauges.after_step = client.after_step
         # In place of vLLM's own loggers, one of which keeps Prometheus series at every step.
         self._llm.logger_manager.stat_loggers = [self._gauges]
         vllm_loading.log_like_ours()
@@ -169,6 +169,7 @@ class VllmEngine:
                 self._llm = self._loading.result()
             self._loading = None
         llm, self._llm, self._routes = self._llm, None, {}
+        self._gauges.after_step = self._gauges.ignore  # it leads back to vLLM's engine
         if llm is not None:
             llm.output_processor.propagate_error(VllmEngineDeadError())
             if llm.output_handler is not None:

@@ -12,8 +12,8 @@ class Gauges:
     The numbers are those of the last step: they stand still while nothing runs.
     """
 
-    def __init__(self, after_step: Callable[[], None]) -> None:
-        self._after_step = after_step
+    def __init__(self) -> None:
+        self.after_step: Callable[[], None] = self.ignore
         self.steps = 0
         self.running = 0
         self.waiting = 0
@@ -21,7 +21,7 @@ class Gauges:
 
     def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
         self.steps += 1
-        self._after_step()
+        self.after_step()
         if scheduler_stats is not None:
             self.running = scheduler_stats.num_running_reqs
             self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs

@@ -97,6 +97,10 @@ class NotingClient:
             source = self._llm.generate(prompt, params, request_id, **options)
         async with contextlib.aclosing(source) as outputs:
             async for output in outputs:
+                if tape.prompts == 1:
+                    tape.heard(number, output.outputs)
+                    yield output
+                    continue
                 async with tape.turn:
                     tape.heard(number, output.outputs)
                     yield output

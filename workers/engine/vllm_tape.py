@@ -41,7 +41,8 @@ class Tape:
         self.prompts = 0
         """How many prompts the body has; known once vLLM has asked for all of them."""
         self.turn = asyncio.Lock()
-        """Held while the serving layer has an output in hand: the order of the trail is that of its frames."""
+        """Held while the serving layer has an output in hand, where several prompts give them: the order of the
+        trail is that of its frames."""
         self.past: list[Output] = []
         """What the earlier runs said."""
         if job.resume is not None:
@@ -54,6 +55,8 @@ class Tape:
                 self.past = decode(job.resume.trail)
             except TrailError:
                 raise lost() from None
+            if not self.past:
+                raise lost()
         self._played = [asyncio.Event() for _ in self.past]
 
     @property
@@ -77,8 +80,9 @@ class Tape:
 
     def heard(self, prompt: int, completions: Sequence[Any]) -> None:
         """Note an output of the engine that the serving layer is about to take."""
-        self.token()
-        self._live = True
+        if not self._live:
+            self._live = True
+            self.token()
         if not self._sealed:
             self._noted.append(encode(prompt, completions))
 

@@ -44,7 +44,8 @@ class Output:
 
 def encode(prompt: int, completions: Sequence[Any]) -> str:
     """Write down one output, given by its vLLM `CompletionOutput`s."""
-    # Called for every token of every answer; nearly always one prompt, one choice, one token.
+    if len(completions) == 1 and not prompt:  # every token of nearly every answer
+        return _said(completions[0])
     said = "|".join([_said(completion) for completion in completions])
     return f"{prompt}@{said}" if prompt else said
 
