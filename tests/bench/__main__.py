@@ -8,18 +8,18 @@ engine adds nothing (`ttft_ms: 0`), so what is measured is the product itself.
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.bench.guards import guards
+from tests.bench.load import cpu_s, family, load
 from tests.stack import GatewayProcess, Stack, stack
 
 MODELS = """
@@ -36,22 +36,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load runs")
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long the idle system is watched")
+    parser.add_argument("--guards", type=int, metavar="ROUNDS", help="measure instead what it costs to lose nothing")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
+    results = guards(options.guards, options.seconds) if options.guards else measure(options)
+    width = max(map(len, results))
+    sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in results.items()))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, stack(Path(folder), MODELS) as running:
         running.worker("instant")
         running.worker("paced")
         gateway = running.gateway()
-        results = {
+        return {
             **time_to_first_token(gateway, options.seconds),
             **throughput(gateway, options.seconds),
             **idle(running, options.idle_seconds),
             **memory(running),
         }
-    width = max(map(len, results))
-    sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in results.items()))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2))
 
 
 def time_to_first_token(gateway: GatewayProcess, seconds: float) -> dict[str, Any]:
@@ -71,36 +76,6 @@ def throughput(gateway: GatewayProcess, seconds: float) -> dict[str, Any]:
         answers = len(load(gateway, 64, seconds, model="instant", tokens=tokens))
         results[f"answers/s, {name}, unpaced, concurrency 64"] = round(answers / (time.perf_counter() - began), 1)
     return results
-
-
-def load(gateway: GatewayProcess, concurrency: int, seconds: float, *, model: str, tokens: int) -> list[float]:
-    """Keep `concurrency` requests open for `seconds`; return the time to first byte of the answer of each."""
-    until = time.perf_counter() + seconds
-    times: list[float] = []
-
-    def client() -> None:
-        connection = gateway.connect()
-        while time.perf_counter() < until:
-            times.append(one(connection, model, tokens))
-        connection.close()
-
-    threads = [threading.Thread(target=client) for _ in range(concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return times
-
-
-def one(connection: http.client.HTTPConnection, model: str, tokens: int) -> float:
-    body = {"model": model, "stream": True, "max_tokens": tokens, "messages": [{"role": "user", "content": "hello"}]}
-    began = time.perf_counter()
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    response.read(1)
-    took = time.perf_counter() - began
-    response.read()
-    return took
 
 
 def idle(running: Stack, seconds: float) -> dict[str, Any]:
@@ -129,20 +104,6 @@ def memory(running: Stack) -> dict[str, Any]:
     for child in psutil.Process(running.gateways[0].process.pid).children():
         results["rss MiB: gateway process"] = child.memory_info().rss // 2**20
     return results
-
-
-def family(running: Stack) -> list[psutil.Process]:
-    assert running.server.process is not None
-    roots = [running.server.process.pid]
-    roots += [worker.process.pid for worker in running.workers] + [one.process.pid for one in running.gateways]
-    return [
-        process for pid in roots for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
-    ]
-
-
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 if __name__ == "__main__":
