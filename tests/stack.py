@@ -30,7 +30,6 @@ from tasks.settings import Settings
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parent.parent
-GATEWAY_CONFIG = REPOSITORY / "deploy" / "gunicorn.conf.py"
 
 
 def redis_executable() -> str:
@@ -43,10 +42,11 @@ def redis_executable() -> str:
 
 @dataclass
 class RedisServer:
-    """A redis-server on a unix socket in `folder`."""
+    """A redis-server on a unix socket in `folder`, and on a loopback port if one is given."""
 
     folder: Path
     appendonly: bool = False
+    port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,7 +54,8 @@ class RedisServer:
         return f"unix://{self.folder / 'redis.sock'}"
 
     def start(self) -> None:
-        args = ["--port", "0", "--unixsocket", str(self.folder / "redis.sock"), "--dir", str(self.folder)]
+        args = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        args += ["--unixsocket", str(self.folder / "redis.sock")]
         args += ["--save", "", "--appendonly", "yes" if self.appendonly else "no", "--daemonize", "no"]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen([redis_executable(), *args], stdout=log, stderr=log)
@@ -122,9 +123,9 @@ class Stack:
     def client(self) -> redis.Redis:
         return command_client(self.server.url)
 
-    def worker(self, model: str = "sim", *, app: str = "tasks.app", **env: str) -> Worker:
+    def worker(self, model: str = "sim", **env: str) -> Worker:
         """Start an engine worker and wait until it takes work."""
-        worker = self.launch(model, app=app, **env)
+        worker = self.launch(model, **env)
         client = self.client()
 
         def ready() -> bool:
@@ -135,11 +136,11 @@ class Stack:
         client.close()
         return worker
 
-    def launch(self, model: str = "sim", *, app: str = "tasks.app", **env: str) -> Worker:
-        """Start an engine worker and do not wait. `app` is the module that has the Celery app."""
+    def launch(self, model: str = "sim", **env: str) -> Worker:
+        """Start an engine worker and do not wait."""
         replica_id = f"{model}-{secrets.token_hex(3)}"
         log = self.folder / f"{replica_id}.log"
-        command = [sys.executable, "-m", "celery", "-q", "-A", app, "worker", "-P", "custom"]
+        command = [sys.executable, "-m", "celery", "-q", "-A", "tasks.app", "worker", "-P", "custom"]
         command += ["-Q", model_queue(model), "-n", f"{replica_id}@%h", "--without-gossip", "--without-mingle"]
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -160,11 +161,11 @@ class Stack:
         self.workers.append(worker)
         return worker
 
-    def gateway(self, config: Path = GATEWAY_CONFIG, **env: str) -> GatewayProcess:
-        """Start a gateway on a free port and wait until it is healthy. `config` is gunicorn's."""
+    def gateway(self, **env: str) -> GatewayProcess:
+        """Start a gateway on a free port and wait until it is healthy."""
         port = free_port()
         log = self.folder / f"gateway-{port}.log"
-        command = [sys.executable, "-m", "gunicorn", "-c", str(config)]
+        command = [sys.executable, "-m", "gunicorn", "-c", str(REPOSITORY / "deploy" / "gunicorn.conf.py")]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command,

@@ -79,15 +79,18 @@ class Tend(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def shutdown(self, consumer: Any) -> None:
         give_up = time.monotonic() + _GIVE_UP_S
+        ledger = consumer.ledger
         while not self._give_back(consumer):
+            if not ledger.popped and not ledger.settled:
+                return
             if time.monotonic() > give_up:
                 # Whoever finds this worker dead restores the unacknowledged; a gateway misses what was popped.
                 log.error(
                     "messages not given back",
                     extra={
                         "event": "messages_left",
-                        "popped": len(consumer.ledger.popped),
-                        "settled": len(consumer.ledger.settled),
+                        "popped": len(ledger.popped),
+                        "settled": len(ledger.settled),
                     },
                 )
                 return

@@ -83,6 +83,8 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._read_end.setblocking(False)
         self._write_end.setblocking(False)
         self._dying = False
+        self._hurried = False
+        self._closed = False
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._thread.start()
@@ -136,7 +138,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         follow from them are pumped here; without that, a drain that ends in SIGKILL
         would run every finished task again.
         """
-        give_up = time.monotonic() + self.app.conf.engine_drain_s
+        give_up = time.monotonic() + (0 if self._hurried else self.app.conf.engine_drain_s)
         while self._jobs and not self._dying:
             if time.monotonic() > give_up:
                 log.warning("drain ended early", extra={"event": "drain_timeout", "tasks": len(self._jobs)})
@@ -163,6 +165,10 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             except Exception as error:  # noqa: BLE001 - process boundary: the others must be called
                 log.error("callback failed: %r", error, extra={"event": "callback_failed"})
         time.sleep(0.01)
+
+    def hurry(self) -> None:
+        """Give up what runs when the pool stops, rather than wait for it."""
+        self._hurried = True
 
     def grow(self, n: int = 1) -> None:
         """Do nothing: the engine decides how many requests it holds. Flower's button calls this."""
@@ -217,6 +223,9 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             raise SystemExit(EX_FAILURE) from error
 
     def _close_resident(self) -> None:
+        if self._closed:
+            return  # SIGQUIT stops the pool, and then terminates it
+        self._closed = True
         closing = asyncio.run_coroutine_threadsafe(self.resident.close(), self._loop)
         try:
             closing.result(_CLOSE_S)
@@ -239,6 +248,8 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             self._write_end.send(b"\0")
 
     def _cancel(self, job: _Job, reason: str) -> None:
+        if job.stop_reason is not None:
+            return  # a second cancellation would break off what the first one has it write
         job.stop_reason = reason
         self._loop.call_soon_threadsafe(lambda: job.task and job.task.cancel(reason))
 

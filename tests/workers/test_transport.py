@@ -1,0 +1,204 @@
+"""Our transport against a real Redis: nothing that was popped or settled is forgotten."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from celeryconfig import broker_transport_options
+from tasks.connections import command_client
+from tasks.envelope import INFER, envelope
+from tasks.queues import Priority
+from tests.stack import RedisServer
+from workers.host.ledger import Ledger
+from workers.host.transport import task_message
+
+pytestmark = pytest.mark.integration
+
+QUEUE = "model.m"
+RUBBISH = (b"", b"\xff\xfe", b"{", b"[]", b"1", b"null", b"{}", b'{"body": 5, "headers": {}, "properties": {}}')
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    folder: Path = tmp_path_factory.mktemp("transport")
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    client = command_client(server.url)
+    client.config_set("maxmemory", 0)
+    client.flushall()
+    yield client
+    client.config_set("maxmemory", 0)
+    client.close()
+
+
+@dataclass
+class Side:
+    """The broker's side of a worker: one connection after another, one ledger."""
+
+    app: Celery
+    ledger: Ledger = field(default_factory=Ledger)
+    taken: list[Any] = field(default_factory=list)
+    connection: Any = None
+
+    def connect(self) -> Any:
+        """Open a connection that consumes, and return its channel."""
+        self.connection = self.app.connection_for_read()
+        self.connection.transport_cls = "workers.host.transport:Transport"
+        self.connection.ledger = self.ledger
+        consumer = self.connection.Consumer([self.app.amqp.queues[QUEUE]], on_message=self.taken.append)
+        consumer.consume()
+        return consumer.channel
+
+
+@pytest.fixture
+def side(server: RedisServer, client: redis.Redis) -> Iterator[Side]:
+    app = Celery("side", broker=server.url.replace("unix://", "redis+socket://"))
+    app.conf.broker_transport_options = dict(broker_transport_options)
+    side = Side(app)
+    yield side
+    if side.connection is not None:
+        side.connection.release()
+    app.close()
+
+
+def message(request_id: str) -> bytes:
+    return envelope(
+        task=INFER,
+        task_id=request_id,
+        args=(request_id,),
+        queue=QUEUE,
+        priority=Priority.INTERACTIVE,
+        time_limit_s=30,
+        tag=str(uuid.uuid4()),
+    )
+
+
+def waiting(client: redis.Redis) -> list[str]:
+    found: Any = client.lrange(QUEUE, 0, -1)
+    return [json.loads(raw)["headers"]["id"] for raw in reversed(found)]
+
+
+def take(side: Side, count: int) -> None:
+    while len(side.taken) < count:
+        side.connection.drain_events(timeout=5)
+
+
+@pytest.mark.parametrize("item", RUBBISH)
+def test_only_what_celery_wrote_is_a_message(item: bytes) -> None:
+    assert task_message(item) is None
+    assert task_message(message("a")) is not None
+
+
+def test_a_message_is_noted_before_it_is_run_and_removed_when_acknowledged(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, message("a"))
+    side.connect()
+    take(side, 1)
+    assert client.hlen("unacked") == 1
+    assert not side.ledger.popped
+    side.taken[0].ack()
+    assert client.hlen("unacked") == 0
+    assert not side.ledger.settled
+
+
+def test_rubbish_is_dropped_and_what_follows_is_taken(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, *RUBBISH, message("a"))
+    side.connect()
+    take(side, 1)
+    assert client.hlen("unacked") == 1
+    assert client.llen(QUEUE) == 0
+
+
+def test_a_message_whose_task_cannot_be_taken_in_is_dropped(client: redis.Redis, side: Side) -> None:
+    channel = side.connect()
+    client.lpush(QUEUE, message("bad"), message("good"))
+
+    def take_in(message: Any) -> None:
+        if message.headers["id"] == "bad":
+            raise TypeError("a header of the wrong type")
+        side.taken.append(message)
+
+    channel.basic_cancel(next(iter(channel._consumers)))
+    channel.basic_consume(QUEUE, False, take_in, "own")
+    take(side, 1)
+    assert [taken.headers["id"] for taken in side.taken] == ["good"]
+    assert client.hlen("unacked") == 1
+
+
+def test_what_a_full_redis_refuses_to_note_is_kept_and_taken_later(client: redis.Redis, side: Side) -> None:
+    channel = side.connect()
+    client.lpush(QUEUE, message("a"), message("b"))
+    client.config_set("maxmemory", 1)
+    channel.tend()
+    while not side.ledger.popped:
+        side.connection.drain_events(timeout=5)
+    # One in hand, and no other is asked for.
+    assert not channel.accepting()
+    assert waiting(client) == ["b"]
+    assert side.taken == []
+    client.config_set("maxmemory", 0)
+    channel.tend()
+    assert channel.accepting()
+    assert [taken.headers["id"] for taken in side.taken] == ["a"]
+    assert client.hlen("unacked") == 1
+
+
+def test_a_full_redis_takes_acknowledgements(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, message("a"))
+    side.connect()
+    take(side, 1)
+    client.config_set("maxmemory", 1)
+    side.taken[0].ack()
+    assert client.hlen("unacked") == 0
+
+
+def test_what_is_settled_while_redis_is_away_is_told_to_it_later(
+    server: RedisServer, client: redis.Redis, side: Side
+) -> None:
+    client.lpush(QUEUE, message("done"), message("again"))
+    old = side.connect()
+    take(side, 2)
+    old.let_go()
+    done, again = side.taken
+    done.ack()
+    again.requeue()
+    assert client.hlen("unacked") == 2
+    side.connection.release()
+    side.connect().tend()
+    assert client.hlen("unacked") == 0
+    assert waiting(client) == ["again"]
+    assert not side.ledger.settled
+
+
+def test_a_message_given_back_goes_to_the_front(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, message("a"))
+    side.connect()
+    take(side, 1)
+    client.lpush(QUEUE, message("b"))
+    side.taken[0].requeue()
+    assert waiting(client) == ["a", "b"]
+
+
+def test_at_its_end_a_worker_puts_everything_back(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, message("running"))
+    channel = side.connect()
+    take(side, 1)
+    side.ledger.popped.append((QUEUE, message("popped")))
+    channel.let_go()
+    channel.give_up()
+    assert sorted(waiting(client)) == ["popped", "running"]
+    assert client.hlen("unacked") == 0
