@@ -83,7 +83,7 @@ def ask_resumable(
     port = ports()
     while True:
         try:
-            if outcome.request_id:
+            if outcome.accepted:
                 follow(port, what, answer, outcome)
             else:
                 _attempt(port, what, answer, outcome, on_frame)
@@ -101,8 +101,9 @@ def ask_resumable(
 
 
 def _may_reconnect(outcome: Outcome) -> bool:
+    """Say whether a client would go on: the answer had begun, or the server said that it stops."""
     leaving = outcome.kind is Kind.FAILED and outcome.code == "service_unavailable"
-    return bool(outcome.request_id) and (outcome.kind is Kind.CUT or leaving)
+    return leaving or (outcome.accepted and outcome.kind is Kind.CUT)
 
 
 def _attempt(
@@ -164,13 +165,14 @@ def _read(
         outcome.kind, outcome.code = Kind.FAILED, str(error["code"])
         outcome.why = f"{response.status} {error['code']}: {error['message']}"
         return
+    outcome.accepted = True
     if not what.stream:
         outcome.text = whole(response.read(), what.expected)
         outcome.first_s = time.monotonic() - outcome.began
     else:
         with contextlib.closing(response):
             _read_stream(response, what, answer, outcome, on_frame)
-    outcome.kind, outcome.why = Kind.CLEAN, ""
+    outcome.kind, outcome.why, outcome.code = Kind.CLEAN, "", ""
 
 
 def _read_stream(

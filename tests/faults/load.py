@@ -59,7 +59,7 @@ class Load:
         self._streamed, self._resumable, self._requests = streamed, resumable, requests
         self._pause_s, self._headers = pause_s, headers or {}
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._client, args=(i,), daemon=True) for i in range(clients)]
 
     def start(self) -> Load:
         for thread in self._threads:
@@ -79,11 +79,13 @@ class Load:
     def running(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 
-    def _client(self) -> None:
+    def _client(self, index: int) -> None:
+        # Not all in step: a fault has to find requests of every kind.
+        self._stopping.wait(0.1 * (index % 8))
         for number in itertools.count():
             if self._stopping.is_set() or number == self._requests:
                 return
-            self._outcomes.add(self._one(number))
+            self._outcomes.add(self._one(index + number))
             self._stopping.wait(self._pause_s)
 
     def _one(self, number: int) -> Outcome:

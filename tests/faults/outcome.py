@@ -37,6 +37,8 @@ class Outcome:
     first_s: float = 0.0
     """From the request to the first frame, or to the status of an answer in one piece."""
     last_event_id: str = ""
+    accepted: bool = False
+    """Whether the status line said that there would be an answer."""
     resumable: bool = False
     reconnects: int = 0
     tries: int = 0

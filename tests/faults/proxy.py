@@ -16,6 +16,8 @@ Each line is answered with `ok`. It ends with its standard input.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import struct
 import subprocess
@@ -38,6 +40,11 @@ class _Listener:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.add(writer)
+        # A task that is cancelled when the proxy ends would be reported by asyncio's own callback.
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._connect(reader, writer)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self.flowing.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
@@ -48,7 +55,7 @@ class _Listener:
                 _close(far_writer)
                 self.writers.discard(far_writer)
         except OSError:
-            pass
+            pass  # either end has gone, and the other is told by the close below
         finally:
             _close(writer)
             self.writers.discard(writer)
@@ -126,6 +133,8 @@ async def serve(upstream: int, count: int) -> None:
         sys.stdout.flush()
     for listener in listeners:
         listener.reset()
+    # Nothing is left to be tidied: both ends of every connection have their RST.
+    os._exit(0)
 
 
 class Proxy:

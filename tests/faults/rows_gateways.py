@@ -113,7 +113,6 @@ def everything_restarted(run: Run) -> None:
     time.sleep(2)
     load.stop()
     _check_restart(run)
-    run.all_clean()
 
 
 def _long_streams(run: Run, gateway: Gateway) -> list[threading.Thread]:

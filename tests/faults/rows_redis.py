@@ -123,6 +123,9 @@ def full(run: Run) -> None:
     time.sleep(5)
     load.stop()
     run.system.wait_ready()
+    began = [o for o in run.outcomes if o.began < (run.fault_at or 0) and o.kind is Kind.FAILED]
+    slow = [o for o in began if o.ended - (run.fault_at or 0) > TOLD_WITHIN_S]
+    run.check(f"whose answer cannot go on is told within {TOLD_WITHIN_S:g} s", not slow, first_words(slow))
     run.check("new requests get 503", refused.status == 503, f"{refused.status} {refused.why}")
     run.check("no worker has ended", _replicas(run.system) == replicas, _replicas(run.system))
     run.nothing_dirty()

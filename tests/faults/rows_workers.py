@@ -160,10 +160,14 @@ def poison(run: Run) -> None:
     slots = run.system.workers(run.model)
     before = sum(len(slot.exits) for slot in slots)
     run.fault()
-    # Dying at once, and dying after the first frame but before a token.
-    orders = ("!exit", "!exit-after 0")
-    poisoned = [ask(run.system.port(), sim_ask(run.model, order)) for order in orders]
-    poisoned.append(ask(run.system.port(), sim_ask(run.model, "!exit", stream=False)))
+    # Dying at once, dying after the first frame but before a token, and dying without a stream.
+    poisons = (("!exit", True), ("!exit-after 0", True), ("!exit", False))
+    poisoned = []
+    for order, stream in poisons:
+        poisoned.append(ask(run.system.port(), sim_ask(run.model, order, stream=stream)))
+        # One after the other: an answer may be moved twice, and each poison moves its neighbours that often.
+        run.system.wait_ready()
+        time.sleep(2)
     run.healed()
     time.sleep(3)
     load.stop()

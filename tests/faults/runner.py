@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import traceback
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults import expected
@@ -77,6 +79,7 @@ class Runner:
         for outcome in run.outcomes:
             seen = run.watcher.of(outcome.request_id)
             outcome.tries, outcome.migrations = seen.tries, seen.migrations
+        _keep(run)
 
     def _system_for(self, row: Row) -> System:
         if self._system is not None and not (row.reuse and self._system.setup == row.setup):
@@ -94,6 +97,16 @@ class Runner:
         if model not in self._books:
             self._books[model] = expected.record(system.port(), model, tokens=VLLM_TOKENS)
         return self._books[model]
+
+
+def _keep(run: Run) -> None:
+    """Write down every request that was not answered, with times since the fault, for whoever reads the logs."""
+    since = run.fault_at or 0.0
+    with (run.system.folder / "not-clean.jsonl").open("a") as file:
+        for outcome in (*run.outcomes, *run.others):
+            if outcome.kind is not Kind.CLEAN:
+                fields = asdict(outcome) | {"began": outcome.began - since, "ended": outcome.ended - since}
+                file.write(json.dumps(fields) + "\n")
 
 
 def _result(row: Row, run: Run | None, marks: dict[str, str], problems: list[str], took_s: float) -> Result:

@@ -21,7 +21,7 @@ models:
     sim: {{load_s: 0.2, ttft_ms: 30, itl_ms: 12, seats: 64, faults: true}}
   {SLOW}:
     engine: sim
-    sim: {{load_s: 0.2, ttft_ms: 600, itl_ms: 5, seats: 64, faults: true}}
+    sim: {{load_s: 0.2, ttft_ms: 300, itl_ms: 5, seats: 64, faults: true}}
   {SMALL}:
     engine: sim
     sim: {{load_s: 0.2, ttft_ms: 20, itl_ms: 12, seats: {SEATS}, faults: true}}
