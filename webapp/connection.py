@@ -60,6 +60,7 @@ class ClientConnection:
         self._deadline = 0.0
         self._closing = False
         self._last_request = False
+        self._served = False
         self._holding = False
         self._head = b""
         self._set_user_timeout()
@@ -127,6 +128,7 @@ class ClientConnection:
     def end_request(self) -> None:
         """The answer has been written, and the body was read to its end."""
         self._phase = _Phase.IDLE
+        self._served = True
         self._idle_s = self._limits.idle_s
         self._closing = self._closing or self._last_request
 
@@ -143,6 +145,11 @@ class ClientConnection:
                 if not data:
                     return
                 max_bytes -= len(data)
+
+    @property
+    def resting(self) -> bool:
+        """Whether an answer is out and no byte of a next request has come."""
+        return self._phase is _Phase.IDLE and self._served
 
     def close_when_idle(self) -> None:
         """Accept no further request: end now if idle, else once the answer is out."""

@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 import gevent
 from gunicorn.http import errors as http
 from gunicorn.workers.ggevent import GeventWorker
 
+from tasks import metrics
+from tasks.errors import ServerOverloadedError
 from webapp import request_ids
 from webapp.connection import ClientConnection, ConnectionLimits
 from webapp.gateway import Gateway
-from webapp.openai.errors import http_error
+from webapp.openai import errors
 
 log = logging.getLogger(__name__)
 
 _DRAIN_LOOK_S = 0.05
+# From this share of all connections on, those that only wait for a next request are let go.
+_CROWDED = 0.8
+_SHED_EVERY_S = 0.1
+# More are accepted than served, since one that is not accepted cannot be refused either.
+_SPARE_CONNECTIONS = 200
 
 # What gunicorn's parser refuses, most specific first; anything else of its kind is a 400.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
@@ -55,10 +63,17 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             write_s=settings.write_timeout_s,
         )
         self._linger_bytes = 4 * settings.max_body_bytes
+        self._shed_at = 0.0
+        self.worker_connections = settings.gateway_connections + _SPARE_CONNECTIONS
         self._app, self.wsgi = self.wsgi, self._call_app
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection = ClientConnection(client, self._limits)
+        if len(self._connections) >= _CROWDED * self._gateway.settings.gateway_connections:
+            self._shed()
+        if len(self._connections) >= self._gateway.settings.gateway_connections:
+            self._turn_away(connection)
+            return
         self._connections.add(connection)
         if not self.alive:
             connection.close_when_idle()
@@ -68,6 +83,24 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             super().handle(listener, connection, addr)
         finally:
             self._connections.discard(connection)
+
+    def _shed(self) -> None:
+        """Let go of clients that keep a connection for later: they would shut out those who want something now."""
+        now = time.monotonic()
+        if now - self._shed_at > _SHED_EVERY_S:
+            self._shed_at = now
+            for connection in self._connections:
+                if connection.resting:
+                    connection.close_when_idle()
+            gevent.sleep(0)  # they end now
+
+    def _turn_away(self, connection: ClientConnection) -> None:
+        error = ServerOverloadedError("This gateway serves as many connections as it can; try again later.")
+        metrics.REFUSED.labels(error.code).inc()
+        answer = errors.response(error, self._gateway.luck())
+        _answer_raw(connection, answer.status, answer.get_data(), list(answer.headers))
+        connection.linger(self._linger_bytes)
+        connection.close()
 
     def timeout_ctx(self) -> Any:
         # gunicorn would put one timer round the whole wait for a request;
@@ -142,11 +175,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             log.info("bad HTTP refused", extra={"event": "bad_http_refused", "kind": type(exc).__name__})
         else:
             log.error("request handling failed", exc_info=exc, extra={"event": "worker_error"})
-        try:
-            client.sendall(_raw_response(status))
-            client.flush()
-        except OSError:
-            return  # it has left already
+        reason, payload = errors.http_error(status)
+        _answer_raw(client, f"{status} {reason}", payload, [("Content-Type", "application/json")])
         client.linger(self._linger_bytes)
 
 
@@ -165,10 +195,11 @@ def _body_left(body: Any) -> bool:
     return bool(body.failed or getattr(reader, "length", 0) or getattr(reader, "parser", None))
 
 
-def _raw_response(status: int) -> bytes:
-    reason, payload = http_error(status)
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
-        f"x-request-id: {request_ids.new()}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + payload
+def _answer_raw(client: ClientConnection, status: str, payload: bytes, headers: list[tuple[str, str]]) -> None:
+    """Answer what never reaches the application."""
+    kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+    kept += [("Content-Length", str(len(payload))), ("x-request-id", request_ids.new()), ("Connection", "close")]
+    head = "".join([f"HTTP/1.1 {status}\r\n", *(f"{name}: {value}\r\n" for name, value in kept), "\r\n"])
+    with suppress(OSError):  # it has left already
+        client.sendall(head.encode("ascii") + payload)
+        client.flush()

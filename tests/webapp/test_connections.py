@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tests.webapp.fake_server import FakeServer, frame, post, read_all, read_unt
 
 GET_LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 LIMIT = 100_000
+# With the line break in front, or a request id that ends with 0 would be one as well.
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 RESUMABLE = "X-Celerity-Resumable: true"
 
 
@@ -55,7 +58,7 @@ def test_a_stream_is_chunked_and_the_connection_serves_on(server: FakeServer) ->
     with server.connect() as sock:
         for _ in range(2):
             sock.sendall(request("say 3", close=False))
-            answer = read_until(sock, b"0\r\n\r\n")
+            answer = read_until(sock, LAST_CHUNK)
             assert b"Transfer-Encoding: chunked" in answer
             assert b"Connection: keep-alive" in answer
             assert frame(2) in answer
@@ -123,7 +126,7 @@ def test_a_header_that_does_not_end_is_cut_off(server: FakeServer) -> None:
 def test_a_second_header_is_bounded_as_well(server: FakeServer) -> None:
     with server.connect() as sock:
         sock.sendall(request("say 1", close=False))
-        read_until(sock, b"0\r\n\r\n")
+        read_until(sock, LAST_CHUNK)
         sock.sendall(b"GET /live")
         assert read_all(sock) == b""
 
@@ -246,6 +249,29 @@ def test_a_resumable_stream_is_read_to_its_end_on_other_connections(server: Fake
     assert frame(1) not in rest
     assert status_of(server.exchange(f"HEAD {events} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())) == 200
     assert server.get(events, "Last-Event-ID: end") == b""
+
+
+def test_clients_that_keep_connections_for_later_shut_nobody_out(tmp_path: Path) -> None:
+    with serve(tmp_path, GATEWAY_CONNECTIONS="6") as server, ExitStack() as stack:
+        idle = [stack.enter_context(server.connect()) for _ in range(6)]
+        for sock in idle:
+            sock.sendall(request("say 1", close=False))
+            read_until(sock, LAST_CHUNK)
+        assert b"[DONE]" in server.exchange(request("say 1"))
+        assert read_all(idle[0]) == b""
+
+
+def test_more_clients_than_it_can_serve_are_told_so_at_once(tmp_path: Path) -> None:
+    with serve(tmp_path, GATEWAY_CONNECTIONS="3") as server, ExitStack() as stack:
+        busy = [stack.enter_context(server.connect()) for _ in range(3)]
+        for index, sock in enumerate(busy):
+            sock.sendall(request(f"stall {index}"))
+            read_until(sock, frame(0))
+        refused = server.exchange(request("say 1"))
+        assert (status_of(refused), error_code(refused)) == (503, "server_overloaded")
+        assert b"Retry-After" in refused
+        busy.pop().close()
+        wait_until(lambda: b"[DONE]" in server.exchange(request("say 1")), "the seat of a client that left")
 
 
 def test_a_process_told_to_stop_ends_its_streams_in_words(tmp_path: Path) -> None:
