@@ -92,6 +92,9 @@ def _replica(replica: dict[str, Any] | None) -> list[str | Text]:
     name = Text(replica["id"])
     if replica["state"] != "ready":
         name.append(" ").append_text(_coloured(replica["state"]))
+    if replica.get("rotation", "in") != "in":
+        # It keeps failing; as the model's last it serves all the same.
+        name.append(" ").append("degraded" if replica["rotation"] == "last" else "resting", style="yellow")
     place = f"{replica['node']}/{replica['device']}"
     return [name, place, str(replica["in_flight"]), f"{replica['memory_mib']:,} MiB"]
 

@@ -18,12 +18,14 @@ from typing import Any
 import redis
 
 from tasks import keys
+from tasks.circuit import Circuit
 from tasks.claim_store import ClaimStore
 from tasks.connections import BLOCK_MS, async_client, command_client
 from tasks.heartbeat import Heartbeat
 from tasks.inference import Inference
 from tasks.pulse import ALIVE_S
 from tasks.replicas import ReplicaFacts, ReplicaState, advance
+from tasks.rotation import Rotator
 from tasks.settings import Settings, SettingsError
 from tasks.streams import StreamWriter
 from workers import engine as engines
@@ -63,6 +65,7 @@ class EngineWorker:
         self._state = ReplicaState.STARTING
         self._engine: Engine | None = None
         self._inference: Inference | None = None
+        self._circuit = Circuit()
         self._background: list[asyncio.Task[None]] = []
         self._ticked_at = time.monotonic()
         self._memory = (float("-inf"), 0)
@@ -85,10 +88,10 @@ class EngineWorker:
         self._client = async_client(self._settings.redis_url)
         writer = StreamWriter(self._client, self._identity.replica_id)
         claims = ClaimStore(self._client, self._identity.replica_id)
-        self._inference = Inference(engine, claims, writer, self._die)
-        self._background = [
-            asyncio.create_task(coroutine) for coroutine in (writer.run(), self._tick(), self._watch(), self._obey())
-        ]
+        self._inference = Inference(engine, claims, writer, self._circuit, self._die)
+        rotator = Rotator(self._client, self._identity.replica_id, self._identity.spec.id, self._circuit)
+        work = (writer.run(), rotator.run(), self._tick(), self._watch(), self._obey())
+        self._background = [asyncio.create_task(coroutine) for coroutine in work]
         for task in self._background:
             task.add_done_callback(self._on_background_end)
         log.info(
@@ -105,7 +108,7 @@ class EngineWorker:
         if self._engine is None or self._state is not ReplicaState.READY:
             return 0
         load = self._engine.load()
-        return 0 if load.waiting or load.kv_usage >= KV_FULL else load.seats
+        return 0 if load.waiting or load.kv_usage >= KV_FULL else self._circuit.limit(load.seats, time.monotonic())
 
     def consuming(self) -> None:
         if self._state is ReplicaState.STARTING:
@@ -139,6 +142,7 @@ class EngineWorker:
             "model": self._identity.spec.id,
             "replica": self._identity.replica_id,
             "state": self._state.value,
+            "rotation": self._circuit.rotation.value,
             "seats": load.seats if load else 0,
             "running": load.running if load else 0,
             "waiting": load.waiting if load else 0,

@@ -14,6 +14,7 @@ from typing import assert_never
 import redis
 
 from tasks.app import app
+from tasks.circuit import Circuit
 from tasks.claim_store import Claim, ClaimStore, Refusal, Verdict
 from tasks.continuation import BrokenAnswerError, resume_of
 from tasks.envelope import INFER
@@ -30,6 +31,7 @@ from workers.host.resident import STOPPING, TIME_LIMIT, Die
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.2
+_ENGINES_FAULT = frozenset({"engine_failed", "internal_error"})
 
 _STOPPED = Failed("engine_failed", "The worker had to stop before the answer was complete; repeat the request.")
 _LATE = Failed("deadline_exceeded", "The answer took longer than the server allows; ask for fewer tokens.")
@@ -48,10 +50,11 @@ async def infer(request_id: str) -> str:
 class Inference:
     """Answers calls on one engine. Everything runs on its loop, except `gateways`."""
 
-    def __init__(self, engine: Engine, claims: ClaimStore, writer: StreamWriter, die: Die) -> None:
+    def __init__(self, engine: Engine, claims: ClaimStore, writer: StreamWriter, circuit: Circuit, die: Die) -> None:
         self._engine = engine
         self._claims = claims
         self._writer = writer
+        self._circuit = circuit
         self._die = die
         self._held: dict[asyncio.Task[object], Held] = {}
         self._suspects = SuspectSeat(claims)
@@ -141,7 +144,7 @@ class Inference:
 
     async def _answer(self, claim: Claim, outlet: Outlet) -> str:
         last: Done | Failed
-        call = claim.call
+        call, began = claim.call, time.monotonic()
         try:
             resume = await self._resume(claim)
             async with self._suspects.of(claim) as on_token:
@@ -150,7 +153,8 @@ class Inference:
             last = Failed(error.code, error.message, error.param)
         except BrokenAnswerError as error:
             log.warning("answer broken", extra={"event": "answer_broken", "request": call.id, "reason": str(error)})
-            last = _CUT
+            await self._writer.end(outlet, _CUT)
+            return _CUT.code
         except EngineDeadError as error:
             self._die(f"the engine died: {error}")
             return await self._requeue(claim, outlet, Cause.ENGINE_DIED)
@@ -158,8 +162,14 @@ class Inference:
             # The text of a foreign exception may hold the prompt; its class and place do not.
             log.error("request broke", extra={"event": "request_broke", "request": call.id, "reason": _place(error)})
             last = _BROKEN
+        self._note(last, began)
         await self._writer.end(outlet, last)
         return last.code if isinstance(last, Failed) else "done"
+
+    def _note(self, last: Done | Failed, began: float) -> None:
+        """Tell the circuit how the engine did; a refusal that is the client's own doing says nothing of it."""
+        if isinstance(last, Done) or last.code in _ENGINES_FAULT:
+            self._circuit.note(ok=isinstance(last, Done), began=began, now=time.monotonic())
 
     async def _resume(self, claim: Claim) -> Resume | None:
         """Return where an earlier attempt has left the answer; None when it begins here."""

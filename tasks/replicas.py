@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from tasks import keys
+from tasks.circuit import Rotation
 
 
 class ReplicaState(StrEnum):
@@ -59,10 +60,12 @@ class ReplicaFacts:
     started_at: float
     last_used_at: float | None
     heartbeat_at: float
+    rotation: Rotation = Rotation.IN
+    """Read only: lua/rotate.lua writes it, since others decide by it at once."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "rotation"}
         return {name: "" if value is None else str(value) for name, value in fields.items()}
 
     @classmethod
@@ -82,6 +85,7 @@ class ReplicaFacts:
             started_at=float(text["started_at"]),
             last_used_at=float(text["last_used_at"]) if text["last_used_at"] else None,
             heartbeat_at=float(text["heartbeat_at"]),
+            rotation=Rotation(text.get("rotation", Rotation.IN)),
         )
 
 
@@ -97,7 +101,7 @@ class ReplicaStore:
         pipe = self._client.pipeline(transaction=False)
         for replica_id in ids:
             pipe.hgetall(keys.replica(replica_id.decode()))
-        found = [ReplicaFacts.decode(fields) for fields in pipe.execute() if fields]
+        found = [ReplicaFacts.decode(fields) for fields in pipe.execute() if b"id" in fields]
         return sorted(found, key=lambda facts: (facts.started_at, facts.id))
 
 

@@ -146,6 +146,7 @@ def _replica(facts: ReplicaFacts) -> dict[str, Any]:
         "node": facts.node,
         "device": facts.device,
         "state": facts.state.value,
+        "rotation": facts.rotation.value,
         "pid": facts.pid,
         "in_flight": facts.in_flight,
         "memory_mib": facts.memory_mib,

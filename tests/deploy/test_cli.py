@@ -118,6 +118,7 @@ def test_the_tables_show_everything_a_person_asks_for() -> None:
         "node": "n",
         "device": "cpu",
         "state": "draining",
+        "rotation": "in",
         "pid": 1,
         "in_flight": 2,
         "memory_mib": 1234,

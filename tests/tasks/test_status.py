@@ -64,6 +64,7 @@ def test_the_document_has_the_shape_that_operators_rely_on() -> None:
         "node": "n1",
         "device": "cpu",
         "state": "ready",
+        "rotation": "in",
         "pid": 7,
         "in_flight": 2,
         "memory_mib": 800,

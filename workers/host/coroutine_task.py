@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,10 +11,6 @@ from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject
-
-
-class RequeueError(Exception):
-    """Raised by a coroutine to give its message back to the queue, unanswered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,9 @@ class CoroutineTask(Task):  # type: ignore[misc]  # celery ships no types
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outcome = _outcome.get()
-        if isinstance(outcome.error, RequeueError):
-            raise Reject(str(outcome.error), requeue=True)
+        if isinstance(outcome.error, CancelledError):
+            # Broken off before it could see to its request: somebody else must.
+            raise Reject("cancelled", requeue=True)
         if outcome.error is None:
             return outcome.value
         if isinstance(outcome.error, Exception):
