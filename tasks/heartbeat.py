@@ -114,7 +114,7 @@ class Heartbeat:
         look = self._pulse.beat(self._replica_id, alive_s)
         now = time.monotonic()
         if self._beaten_at is not None and not look.stood:
-            log.warning("thought dead", extra={"event": "replica_lapsed", "replica": self._replica_id})
+            log.info("thought dead", extra={"event": "replica_lapsed", "replica": self._replica_id})
             self._facts_at = float("-inf")
             self._worker.on_lapse()
         self._beaten_at, self._lease_lost = now, False

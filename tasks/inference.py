@@ -145,8 +145,12 @@ class Inference:
     async def _answer(self, claim: Claim, outlet: Outlet) -> str:
         last: Done | Failed
         call, began = claim.call, time.monotonic()
+        blamed = Cause.GIVES_UP
         try:
             resume = await self._resume(claim)
+            # An engine that is dead already did not die of this request.
+            await self._engine.check()
+            blamed = Cause.ENGINE_DIED
             async with self._suspects.of(claim) as on_token:
                 last = await self._generate(call, outlet, resume, on_token)
         except RequestRefusedError as error:
@@ -157,7 +161,7 @@ class Inference:
             return _CUT.code
         except EngineDeadError as error:
             self._die(f"the engine died: {error}")
-            return await self._requeue(claim, outlet, Cause.ENGINE_DIED)
+            return await self._requeue(claim, outlet, blamed)
         except Exception as error:  # noqa: BLE001 - process boundary: one broken request must not take the others along
             # The text of a foreign exception may hold the prompt; its class and place do not.
             log.error("request broke", extra={"event": "request_broke", "request": call.id, "reason": _place(error)})
