@@ -105,6 +105,56 @@ def doctor(**options: Any) -> None:
 
 
 @main.group()
+def deadletter() -> None:
+    """Look at requests that workers died of, and run one again."""
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+
+
+@deadletter.command("list")
+@_json
+@_redis_url
+@_state_dir
+def list_dead_letters(as_json: bool, **options: Any) -> None:
+    """Show what was given up in the last seven days, without what the clients wrote."""
+    settings = settings_with(**options)
+    from deploy import dead_letter_view  # noqa: PLC0415
+
+    dead_letter_view.show_all(settings, as_json=as_json)
+
+
+@deadletter.command("show")
+@click.argument("request_id")
+@_json
+@_redis_url
+@_state_dir
+def show_dead_letter(request_id: str, as_json: bool, **options: Any) -> None:
+    """Show one request with its body and what it had produced."""
+    settings = settings_with(**options)
+    from deploy import dead_letter_view  # noqa: PLC0415
+
+    dead_letter_view.show(settings, request_id, as_json=as_json)
+
+
+@deadletter.command("replay")
+@click.argument("request_id")
+@_json
+@_models
+@_redis_url
+@_state_dir
+def replay_dead_letter(request_id: str, as_json: bool, **options: Any) -> None:
+    """Run a request again as a new one, whose id is printed.
+
+    Its caller can fetch the answer by that id for a day. If it kills workers again, it is given up again.
+    """
+    settings = settings_with(**options)
+    from deploy import dead_letter_view  # noqa: PLC0415
+
+    dead_letter_view.replay(settings, request_id, as_json=as_json)
+
+
+@main.group()
 def keys() -> None:
     """Make, list and remove API keys."""
 

@@ -38,17 +38,24 @@ def show(settings: Settings, *, as_json: bool) -> None:
         Console().print(tables(found))
 
 
+def where(settings: Settings) -> tuple[str, Path]:
+    """Return the address of Redis and models.yaml; a `celerity up` on the state folder says by itself which it uses.
+
+    Raises CommandError when nothing runs there.
+    """
+    if settings.redis_url != embedded_redis_url(settings.state_dir):
+        return settings.redis_url, settings.models
+    up = running.read(settings.state_dir)
+    if up is None:
+        raise CommandError(
+            f"nothing runs here ({settings.state_dir}); start it with `celerity up`, "
+            "or name the Redis of another machine with --redis-url"
+        )
+    return up.redis_url, Path(up.models)
+
+
 def gather(settings: Settings) -> dict[str, Any]:
-    """Read the status. A `celerity up` on the state folder says by itself which Redis and models it uses."""
-    url, models = settings.redis_url, settings.models
-    if url == embedded_redis_url(settings.state_dir):
-        up = running.read(settings.state_dir)
-        if up is None:
-            raise CommandError(
-                f"nothing runs here ({settings.state_dir}); start it with `celerity up`, "
-                "or name the Redis of another machine with --redis-url"
-            )
-        url, models = up.redis_url, Path(up.models)
+    url, models = where(settings)
     client = command_client(url)
     try:
         return status.read(client, preflight.load_registry(models, settings.models_dir))

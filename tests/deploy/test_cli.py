@@ -26,10 +26,10 @@ def run(*args: str, given: str = "", **env: str) -> Result:
 
 def test_help_names_every_command() -> None:
     text = run("--help").output
-    assert all(command in text for command in ("up", "status", "chat", "keys", "doctor"))
+    assert all(command in text for command in ("up", "status", "chat", "deadletter", "keys", "doctor"))
 
 
-@pytest.mark.parametrize("command", ["up", "status", "chat", "keys", "doctor"])
+@pytest.mark.parametrize("command", ["up", "status", "chat", "deadletter", "keys", "doctor"])
 def test_every_command_has_help(command: str) -> None:
     result = run(command, "-h")
     assert result.exit_code == 0
