@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 GIVE_UP_S = 20.0
 GIVE_UP_FULL_S = 5.0
 _RETRY_S = 0.1
-_REFUSES_WRITES = ("OOM", "MISCONF", "READONLY")
+# redis-py takes the first word off the errors that it has a class for.
+_REFUSES_WRITES = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
 
 
 class RedisRefusesError(Exception):
@@ -167,7 +168,7 @@ def _settle(outlet: Outlet, replies: list[object]) -> None:
         if isinstance(reply, (redis.ConnectionError, redis.TimeoutError)):
             raise reply
         if isinstance(reply, redis.ResponseError):
-            if str(reply).startswith(_REFUSES_WRITES):
+            if isinstance(reply, _REFUSES_WRITES) or str(reply).startswith("MISCONF"):
                 raise RedisRefusesError(str(reply)) from reply
             # The id is not larger than the last: a newer attempt writes here.
             log.warning(

@@ -72,7 +72,8 @@ class FakeRedis:
         _, key, option, record_id, _, kind, *rest = command
         assert option == "NOMKSTREAM"
         if self.full:
-            return redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'.")
+            # As redis-py reports it: without the word OOM.
+            return redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
         if key not in self.streams:
             return None
         last = tuple(map(int, self.streams[key][-1][0].split("-")))
