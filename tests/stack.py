@@ -30,6 +30,7 @@ from tasks.settings import Settings
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parent.parent
+GATEWAY_CONFIG = REPOSITORY / "deploy" / "gunicorn.conf.py"
 
 
 def redis_executable() -> str:
@@ -123,9 +124,9 @@ class Stack:
     def client(self) -> redis.Redis:
         return command_client(self.server.url)
 
-    def worker(self, model: str = "sim", **env: str) -> Worker:
+    def worker(self, model: str = "sim", *, app: str = "tasks.app", **env: str) -> Worker:
         """Start an engine worker and wait until it takes work."""
-        worker = self.launch(model, **env)
+        worker = self.launch(model, app=app, **env)
         client = self.client()
 
         def ready() -> bool:
@@ -136,11 +137,11 @@ class Stack:
         client.close()
         return worker
 
-    def launch(self, model: str = "sim", **env: str) -> Worker:
-        """Start an engine worker and do not wait."""
+    def launch(self, model: str = "sim", *, app: str = "tasks.app", **env: str) -> Worker:
+        """Start an engine worker and do not wait. `app` is the module that has the Celery app."""
         replica_id = f"{model}-{secrets.token_hex(3)}"
         log = self.folder / f"{replica_id}.log"
-        command = [sys.executable, "-m", "celery", "-q", "-A", "tasks.app", "worker", "-P", "custom"]
+        command = [sys.executable, "-m", "celery", "-q", "-A", app, "worker", "-P", "custom"]
         command += ["-Q", model_queue(model), "-n", f"{replica_id}@%h", "--without-gossip", "--without-mingle"]
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -161,11 +162,11 @@ class Stack:
         self.workers.append(worker)
         return worker
 
-    def gateway(self, **env: str) -> GatewayProcess:
-        """Start a gateway on a free port and wait until it is healthy."""
+    def gateway(self, config: Path = GATEWAY_CONFIG, **env: str) -> GatewayProcess:
+        """Start a gateway on a free port and wait until it is healthy. `config` is gunicorn's."""
         port = free_port()
         log = self.folder / f"gateway-{port}.log"
-        command = [sys.executable, "-m", "gunicorn", "-c", str(REPOSITORY / "deploy" / "gunicorn.conf.py")]
+        command = [sys.executable, "-m", "gunicorn", "-c", str(config)]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command,
