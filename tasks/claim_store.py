@@ -51,7 +51,8 @@ class Refusal:
     """A call that is not. `attempt` is ours to write under when the verdict is a failure, else 0."""
 
     verdict: Verdict
-    attempt: int
+    attempt: int = 0
+    keep_s: int = 0
 
 
 class ClaimStore:
@@ -85,7 +86,7 @@ class ClaimStore:
         )
         verdict = reply[0].decode()
         if verdict != "claimed":
-            return Refusal(Verdict(verdict), int(reply[1]) if len(reply) > 1 else 0)
+            return Refusal(Verdict(verdict), *map(int, reply[1:]))
         fields: dict[bytes, bytes] = dict(zip(reply[3::2], reply[4::2], strict=True))
         return Claim(decode_call(fields), int(reply[1]), reply[2].decode(), int(fields.get(b"deaths", b"0")))
 

@@ -191,6 +191,9 @@ class EngineWorker:
         if self._inference is not None:
             asyncio.run_coroutine_threadsafe(self._inference.verify(), self._loop)
 
+    def on_hang(self) -> None:
+        self._die("its event loop hangs")
+
     def on_lease_lost(self) -> None:
         if self._inference is not None:
             log.error("lease lost", extra={"event": "lease_lost", "replica": self._identity.replica_id})

@@ -19,7 +19,7 @@ import redis
 
 from tasks import keys
 from tasks.inbox import Inbox
-from tasks.messages import Call, parse_id
+from tasks.messages import Call, Failed, parse_id
 from tasks.pulse import LOOKS_APART_S, PULSE_S, Pulse
 from tasks.reaper import Reaper
 from tasks.request_store import RequestStore
@@ -33,6 +33,8 @@ REFRESH_S = 3.0
 SILENT_S = 3.0
 LOOK_AGAIN_S = 5.0
 _SLOW_S = 1.0
+
+UNLOADABLE = Failed("model_load_failed", "The model could not be loaded; its operator finds the reason in the log.")
 
 
 class Finding(StrEnum):
@@ -177,5 +179,7 @@ class GatewayWatch:
                 self._readmit(it.call)
             else:
                 it.inbox.lose()
+        elif finding is Finding.UNCLAIMED and it.call is not None and self._store.unloadable(it.call.model):
+            it.inbox.fail(UNLOADABLE)
         elif it.unclaimed_looks > 1 and it.call is not None and self._store.mend(it.call):
             log.warning("message lost", extra={"event": "message_mended", "request": request_id})

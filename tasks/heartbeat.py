@@ -26,6 +26,9 @@ FACTS_S = 2.0
 LEASE_S = 20.0
 _GATEWAY_LOOKS_APART_S = 4.0
 _SLOW_S = 1.0
+# A loop that has not turned for so long will not turn again: what it holds is long with
+# others, and its seat is worth more than what it may still come to.
+HUNG_S = 10.0
 
 
 class Beating(Protocol):
@@ -45,6 +48,10 @@ class Beating(Protocol):
 
     def on_lapse(self) -> None:
         """Others may have thought us dead, or Redis has forgotten us; we are on record again now."""
+        ...
+
+    def on_hang(self) -> None:
+        """The worker has not been alive for `HUNG_S`."""
         ...
 
     def on_lease_lost(self) -> None:
@@ -99,6 +106,8 @@ class Heartbeat:
         began = time.monotonic()
         alive_s = self._worker.alive_s()
         if alive_s <= 0:
+            if alive_s < -HUNG_S:
+                self._worker.on_hang()
             return
         try:
             self._beat(alive_s, began)

@@ -21,8 +21,8 @@ class Inbox:
         self.abandoned = False
         self.ended = False
         """Whether the last event was put in."""
-        self.lost = False
-        """Whether it ended because Redis has forgotten something; a worker may still be at it."""
+        self.cut = False
+        """Whether it was ended from here; the call itself may still wait or run."""
         self.relayed = ""
         """The id of the latest `Delta`; empty while nothing of the answer was handed out."""
         self.heard_at = time.monotonic()
@@ -58,8 +58,12 @@ class Inbox:
 
     def lose(self) -> None:
         """End the answer: something of it is gone for good."""
-        self.lost = not self.ended
-        self.put(LOST)
+        self.fail(LOST)
+
+    def fail(self, why: Failed) -> None:
+        """End the answer from here, whatever its worker may still be at."""
+        self.cut = not self.ended
+        self.put(why)
 
     def restart(self) -> None:
         """Begin at the beginning of a new stream. Only while nothing was relayed."""

@@ -119,7 +119,8 @@ class Inference:
             raise asyncio.CancelledError
         if isinstance(claim, Refusal):
             if claim.verdict is Verdict.EXPIRED:
-                await self._writer.end(Outlet(held.request_id, claim.attempt, lost=held.lose), _EXPIRED)
+                log.info("request expired", extra={"event": "request_expired", "request": held.request_id})
+                await self._writer.end(Outlet(held.request_id, claim.attempt, held.lose, claim.keep_s), _EXPIRED)
             return claim.verdict.value
         self.last_used_at = time.time()
         held.claim = claim

@@ -15,6 +15,7 @@
 | celerity:control:{replica}       | stream | gateway          | that worker     | CONTROL_TTL_S after the last   |
 | celerity:replica:{replica}       | hash   | that worker      | status, gateway | REPLICA_TTL_S, refreshed       |
 | celerity:replicas                | zset   | workers          | reapers, status | for ever (one; the dead reaped)|
+| celerity:failed:{model}          | string | supervisor       | gateway         | NODE_TTL_S, refreshed          |
 | celerity:node:{node}             | hash   | supervisor       | status          | NODE_TTL_S, refreshed          |
 | celerity:nodes                   | zset   | supervisor       | status          | for ever (one; pruned by age)  |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
@@ -93,6 +94,10 @@ def control(replica_id: str) -> str:
 
 def replica(replica_id: str) -> str:
     return f"celerity:replica:{replica_id}"
+
+
+def failed(model: str) -> str:
+    return f"celerity:failed:{model}"
 
 
 def node(node_id: str) -> str:

@@ -16,15 +16,16 @@ from tasks.connections import command_client
 from tasks.dispatch import Answer, Once, RequestFacts, RequestStatus
 from tasks.errors import (
     IdempotencyKeyReusedError,
+    ModelLoadFailedError,
     RequestCancelledError,
     RequestNotFoundError,
     ServerOverloadedError,
     ServiceUnavailableError,
 )
-from tasks.gateway_watch import GatewayWatch
+from tasks.gateway_watch import UNLOADABLE, GatewayWatch
 from tasks.inbox import Inbox
 from tasks.messages import Call, Done, Event, Failed
-from tasks.request_store import Admission, Full, Queued, RequestStore, Reused, Same, Slow
+from tasks.request_store import Admission, Full, Queued, RequestStore, Reused, Same, Slow, Unloadable
 from tasks.settings import Settings
 from tasks.stream_reader import StreamReader
 
@@ -71,6 +72,8 @@ class RedisDispatcher:
             case Slow(waiting):
                 text = f"{waiting} requests are waiting for this model, longer than a new one may; try again later."
                 raise ServerOverloadedError(text)
+            case Unloadable():
+                raise ModelLoadFailedError(UNLOADABLE.message)
             case Same(request_id):
                 return self.follow(request_id, call.caller)
             case Reused():
@@ -179,7 +182,7 @@ class StreamAnswer:
         kept = self._call.keep_s > 0
         self._reader.forget(self._inbox)
         self._watch.remove(self._inbox, read_out=self._ended and not kept)
-        if (not self._ended or self._inbox.lost) and not kept:
+        if (not self._ended or self._inbox.cut) and not kept:
             self._cancel()
 
     def _cancel(self) -> None:

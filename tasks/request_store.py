@@ -51,6 +51,11 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
+class Unloadable:
+    """The call was refused: its model cannot be loaded, and was given up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Same:
     """The call repeats an earlier one, whose answer is its own."""
 
@@ -62,7 +67,7 @@ class Reused:
     """The call's idempotency key stands for another request."""
 
 
-Admission = Queued | Full | Slow | Same | Reused
+Admission = Queued | Full | Slow | Unloadable | Same | Reused
 
 
 def life_s(call: Call) -> int:
@@ -108,6 +113,7 @@ class RequestStore:
                 keys.wake(gateway_id),
                 keys.once(_once_id(call.caller, once)) if once else record,
                 keys.pace(list_of(call)),
+                keys.failed(call.model),
             ],
             args=[
                 max_depth,
@@ -129,6 +135,8 @@ class RequestStore:
                 return Full(int(reply[1]))
             case b"slow":
                 return Slow(int(reply[1]))
+            case b"unloadable":
+                return Unloadable()
             case b"same":
                 return Same(reply[1].decode())
             case _:
@@ -154,6 +162,10 @@ class RequestStore:
             ],
         )
         return bool(told)
+
+    def unloadable(self, model: str) -> bool:
+        """Say whether the model was given up."""
+        return bool(self._client.exists(keys.failed(model)))
 
     def mend(self, call: Call) -> bool:
         """Queue the call again if no worker has it and its message is nowhere. Returns whether that was so."""

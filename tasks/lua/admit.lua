@@ -2,13 +2,13 @@
 --
 -- KEYS  1 request record   2 list of the model's queue at the call's priority   3 wake stream of the gateway
 --       4 what the call's idempotency key stands for (any key when it has none)
---       5 how fast the list is served
+--       5 how fast the list is served   6 stands while the model cannot be loaded
 -- ARGV  1 longest allowed list   2 seconds the record lives   3 the Celery message
 --       4 milliseconds it may wait for a worker   5 seconds the wake stream lives
 --       6 digest of the idempotent request ("": it has no key)   7 seconds the key stands
 --       8 key prefix of request records   9 request id
 --       10.. field, value, field, value … of the record
--- Returns {'queued'}, {'full', calls that wait already}, {'slow', calls that wait already}, {'same', id of the earlier call} or {'reused'}.
+-- Returns {'queued'}, {'full', calls that wait already}, {'slow', calls that wait already}, {'unloadable'}, {'same', id of the earlier call} or {'reused'}.
 --
 -- Safe to repeat: a gateway that lost the reply sends the same call again, and a
 -- record that stands already means that the first one went through.
@@ -24,6 +24,9 @@ if ARGV[6] ~= '' then
         end
         return {'same', earlier}
     end
+end
+if redis.call('EXISTS', KEYS[6]) == 1 then
+    return {'unloadable'}
 end
 local waiting = redis.call('LLEN', KEYS[2])
 if waiting >= tonumber(ARGV[1]) then

@@ -6,7 +6,7 @@
 -- Returns {verdict} or {'claimed', attempt, last record continued from, field, value, …}. Verdicts:
 --   gone       no such call: finished, cancelled or expired
 --   held       another delivery has it, and whoever finds that one's worker dead puts it back
---   expired    it waited for a worker longer than it was allowed to; second is an attempt to say so under
+--   expired    it waited for a worker longer than it was allowed to; then come an attempt to say so under, and how long it is kept
 --
 -- An attempt is larger than every earlier one, also when Redis has been restarted from
 -- an older state meanwhile: it is at least the time in milliseconds.
@@ -30,7 +30,7 @@ local function field(record, name)
 end
 
 local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'claim_by_ms', 'token', 'ended', 'tries', 'deaths',
-    'total_s', 'list')
+    'total_s', 'list', 'keep_s')
 if not record[2] or record[5] then
     return {'gone'}
 end
@@ -95,6 +95,6 @@ if record[9] then
     keep_pace(record[9], now_ms)
 end
 if verdict then
-    return {verdict, attempt}
+    return {verdict, attempt, record[10] or '0'}
 end
 return claimed(attempt, after)

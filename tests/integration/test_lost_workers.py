@@ -80,6 +80,16 @@ def test_what_was_not_begun_is_begun_again(running: Stack) -> None:
     assert [type(event) for event in events] == [Started, Done]
 
 
+def test_a_worker_whose_loop_hangs_loses_its_work_and_ends(running: Stack) -> None:
+    hung = running.worker("slow")
+    dispatcher = running.dispatcher()
+    answer = dispatcher.submit(chat("!hang", model="slow", gateway=dispatcher.gateway_id), max_depth=9)
+    assert isinstance(answer.next(10), Started)
+    wait_until(lambda: running.waiting("slow") == 1, "the request to be put back")
+    answer.close()
+    assert hung.process.wait(30) == 1
+
+
 def test_a_request_that_kills_workers_is_condemned_and_its_neighbour_finishes(running: Stack) -> None:
     for _ in range(3):
         running.worker("slow")

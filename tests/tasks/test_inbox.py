@@ -56,14 +56,14 @@ def test_a_worker_that_goes_on_from_elsewhere_ends_the_answer(after: str) -> Non
         ("5-1", Delta(b"c")),
     )
     assert events(inbox)[-1] == LOST
-    assert inbox.lost
+    assert inbox.cut
 
 
 def test_nothing_follows_the_end() -> None:
     inbox = filled(("1-0", Started("w", 1)), ("1-1", Done()), ("1-2", Delta(b"a")))
     assert events(inbox)[-1] == Done()
     inbox.lose()
-    assert not inbox.lost
+    assert not inbox.cut
     assert events(inbox) == []
 
 

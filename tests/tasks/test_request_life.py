@@ -17,10 +17,11 @@ from tasks.claim_store import Claim, ClaimStore, Danger, Refusal, Verdict
 from tasks.connections import async_client, command_client
 from tasks.dispatch import Once, RequestStatus
 from tasks.messages import Call, Delta, Done, Endpoint, Failed, encode_event
+from tasks.nodes import NodeFacts, NodeStore
 from tasks.outlet import Loss, Outlet
 from tasks.pulse import Pulse
 from tasks.reaper import Reaper
-from tasks.request_store import Full, Queued, RequestStore, Reused, Same, Slow, list_of
+from tasks.request_store import Full, Queued, RequestStore, Reused, Same, Slow, Unloadable, list_of
 from tasks.requeue import Cause, Fate
 from tasks.streams import StreamWriter
 from tests.stack import RedisServer
@@ -158,9 +159,9 @@ def test_a_claim_is_given_once_and_again_to_the_same_delivery(store: RequestStor
     admit(store, call())
     first = one.claimed("r")
     assert one.claim("r") == first
-    assert one.claim("r", "another delivery") == Refusal(Verdict.HELD, 0)
-    assert two.claim("r") == Refusal(Verdict.HELD, 0)
-    assert two.claim("unknown") == Refusal(Verdict.GONE, 0)
+    assert one.claim("r", "another delivery") == Refusal(Verdict.HELD)
+    assert two.claim("r") == Refusal(Verdict.HELD)
+    assert two.claim("unknown") == Refusal(Verdict.GONE)
 
 
 def test_an_attempt_is_larger_than_what_an_older_redis_has_forgotten(
@@ -181,6 +182,26 @@ def test_a_call_that_waited_too_long_is_not_run(client: redis.Redis, store: Requ
     refusal = one.claim("r")
     assert isinstance(refusal, Refusal)
     assert refusal.verdict is Verdict.EXPIRED
+
+
+def test_a_kept_call_that_waited_too_long_says_so_later(client: redis.Redis, store: RequestStore, one: Worker) -> None:
+    admit(store, call(keep_s=60, gateway=""))
+    client.hset(keys.request("r"), "claim_by_ms", 1)
+    refusal = one.claim("r")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.verdict, refusal.keep_s) == (Verdict.EXPIRED, 60)
+
+
+def test_a_model_that_was_given_up_takes_no_calls_until_it_is_started_again(
+    client: redis.Redis, store: RequestStore
+) -> None:
+    nodes = NodeStore(client)
+    nodes.beat(NodeFacts(id="n", launched={"m-1": "m"}, failed={"m": "one of two"}))
+    assert admit(store, call("a")) == Queued()
+    nodes.beat(NodeFacts(id="n", failed={"m": "why"}))
+    assert admit(store, call("b")) == Unloadable()
+    assert store.unloadable("m")
+    assert 0 < client.ttl(keys.failed("m")) <= keys.NODE_TTL_S
 
 
 def test_a_dead_workers_call_goes_to_the_front_and_is_continued(

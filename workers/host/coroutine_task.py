@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from celery import Task
 from celery.exceptions import Reject
@@ -19,6 +20,15 @@ class Outcome:
 
     value: Any = None
     error: BaseException | None = None
+
+    @classmethod
+    def of(cls, task: asyncio.Task[Any]) -> Self:
+        """Return how a task that is done has ended."""
+        if task.cancelled():
+            return cls(error=asyncio.CancelledError())
+        if error := task.exception():
+            return cls(error=error)
+        return cls(value=task.result())
 
 
 _outcome: ContextVar[Outcome] = ContextVar("outcome")
@@ -50,3 +60,10 @@ class CoroutineTask(Task):  # type: ignore[misc]  # celery ships no types
             raise outcome.error
         # Celery reads a BaseException as an order to stop the worker.
         raise RuntimeError(f"{type(outcome.error).__name__}: {outcome.error}")
+
+
+async def body_of(task: Any, request: dict[str, Any]) -> Any:
+    """Run the task's own coroutine. Wrong arguments fail the task, not the hub that took it in."""
+    if not isinstance(task, CoroutineTask):
+        return None  # one of Celery's own: the tracer runs its body, on the hub
+    return await task.run(*request["args"], **request["kwargs"])

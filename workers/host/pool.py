@@ -34,7 +34,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
-from workers.host.coroutine_task import CoroutineTask, Outcome, hand_over
+from workers.host.coroutine_task import Outcome, body_of, hand_over
 from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class _Job:
     timeout_callback: Callable[..., Any] | None
     pool: EnginePool
     started_at: float = field(default_factory=time.monotonic)
-    timers: list[Any] = field(default_factory=list)
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
     task: asyncio.Task[Any] | None = None
     stop_reason: str | None = None
     silent: bool = False
@@ -78,7 +78,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._hub: Any = get_event_loop()
         self._jobs: dict[int, _Job] = {}
         self._pids = itertools.count(1)
-        self._ended: deque[tuple[_Job, Outcome]] = deque()
+        self._posted: deque[tuple[Callable[[_Job, Any], None], _Job, Any]] = deque()
         self._read_end, self._write_end = socket.socketpair()
         self._read_end.setblocking(False)
         self._write_end.setblocking(False)
@@ -94,7 +94,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
 
     def register_with_event_loop(self, hub: Any) -> None:
         # Again after every reconnect: the hub drops its readers then.
-        hub.add_reader(self._read_end.fileno(), self._on_ended)
+        hub.add_reader(self._read_end.fileno(), self._on_posted)
         self.resident.consuming()
 
     def on_apply(  # noqa: PLR0917 - the signature is Celery's
@@ -113,12 +113,9 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._jobs[job.pid] = job
         if accept_callback:
             accept_callback(job.pid, time.monotonic())
-        coroutine = _body(self.app.tasks[args[0]], args[2])
-        if soft_timeout:
-            job.timers.append(self._hub.timer.call_after(soft_timeout, self._on_soft_limit, (job, soft_timeout)))
-        if timeout:
-            job.timers.append(self._hub.timer.call_after(timeout, self._on_hard_limit, (job, timeout)))
-        self._loop.call_soon_threadsafe(self._spawn, job, coroutine)
+        coroutine = body_of(self.app.tasks[args[0]], args[2])
+        limits = [(soft_timeout, self._on_soft_limit), (timeout, self._on_hard_limit)]
+        self._loop.call_soon_threadsafe(self._spawn, job, coroutine, limits)
         return job
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
@@ -158,7 +155,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def pump(self) -> None:
         """Do for the tasks what the hub does, in the moments when it does not run."""
         self._hub.fire_timers()
-        self._on_ended()
+        self._on_posted()
         for callback in self._hub._pop_ready():
             try:
                 callback()
@@ -234,15 +231,32 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
-    def _spawn(self, job: _Job, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """On the loop: start the coroutine, and send its outcome back when it ends."""
+    def _spawn(
+        self, job: _Job, coroutine: Coroutine[Any, Any, Any], limits: list[tuple[float | None, Callable[..., None]]]
+    ) -> None:
+        """On the loop: start the coroutine, and send its outcome back when it ends.
+
+        Its time limits run here too: the hub's timers stay in memory, with all they refer
+        to, until they are due, however early their task has ended.
+        """
         job.task = self._loop.create_task(coroutine)
+        job.timers = [
+            self._loop.call_later(limit_s, self._post, on_limit, job, limit_s)
+            for limit_s, on_limit in limits
+            if limit_s
+        ]
         if job.stop_reason is not None:
             job.task.cancel(job.stop_reason)
-        job.task.add_done_callback(lambda task: self._send(job, _outcome(task)))
+        job.task.add_done_callback(lambda task: self._on_done(job, Outcome.of(task)))
 
-    def _send(self, job: _Job, outcome: Outcome) -> None:
-        self._ended.append((job, outcome))
+    def _on_done(self, job: _Job, outcome: Outcome) -> None:
+        for timer in job.timers:
+            timer.cancel()
+        self._post(self._finish, job, outcome)
+
+    def _post(self, call: Callable[[_Job, Any], None], job: _Job, with_: Any) -> None:
+        """From the loop: have `call(job, with_)` run on the hub."""
+        self._posted.append((call, job, with_))
         # A full pipe holds wake-ups that the hub has not seen yet: one is enough.
         with contextlib.suppress(BlockingIOError):
             self._write_end.send(b"\0")
@@ -253,23 +267,21 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         job.stop_reason = reason
         self._loop.call_soon_threadsafe(lambda: job.task and job.task.cancel(reason))
 
-    def _on_ended(self, *_: Any) -> None:
-        """On the hub: finish every task whose coroutine has ended. Must never raise: that would end the worker."""
+    def _on_posted(self, *_: Any) -> None:
+        """On the hub: do what the loop has posted. Must never raise: that would end the worker."""
         with contextlib.suppress(BlockingIOError):
             while self._read_end.recv(4096):
                 pass
-        while self._ended:
-            job, outcome = self._ended.popleft()
+        while self._posted:
+            call, job, with_ = self._posted.popleft()
             try:
-                self._finish(job, outcome)
+                call(job, with_)
             except Exception:
                 log.exception("task not finished", extra={"event": "task_finish_failed"})
 
     def _finish(self, job: _Job, outcome: Outcome) -> None:
         if self._jobs.pop(job.pid, None) is None:
             return
-        for timer in job.timers:
-            timer.cancel()
         if job.silent:
             return
         with hand_over(outcome):
@@ -287,18 +299,3 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             job.silent = True  # on_timeout stores the failure and acknowledges
             job.timeout_callback(soft=False, timeout=limit_s)
             self._cancel(job, TIME_LIMIT)
-
-
-async def _body(task: Any, request: dict[str, Any]) -> Any:
-    """Run the task's own coroutine. Wrong arguments fail the task, not the hub that took it in."""
-    if not isinstance(task, CoroutineTask):
-        return None  # one of Celery's own: the tracer runs its body, on the hub
-    return await task.run(*request["args"], **request["kwargs"])
-
-
-def _outcome(task: asyncio.Task[Any]) -> Outcome:
-    if task.cancelled():
-        return Outcome(error=asyncio.CancelledError())
-    if error := task.exception():
-        return Outcome(error=error)
-    return Outcome(value=task.result())
