@@ -156,6 +156,8 @@ def _locked(path: Path) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
+        # Not left to the close: under gevent that may happen later than the next lock is asked for.
+        fcntl.flock(folder, fcntl.LOCK_UN)
         os.close(folder)
 
 
