@@ -15,21 +15,39 @@ from redis.retry import Retry
 
 CONNECT_TIMEOUT_S = 3.0
 COMMAND_TIMEOUT_S = 5.0
+COMMAND_CONNECTIONS = 32
+POOL_TIMEOUT_S = 3.0
 # Longest server-side wait of a blocking read. Its socket timeout must be longer, or
 # every quiet read would end in an error.
 BLOCK_MS = 2000
 
 
+def refuses_writes(error: Exception) -> bool:
+    """Say whether Redis has answered that it takes no writes: its memory or its disk is full, or it is a replica.
+
+    redis-py has classes for two of these, whose texts then lack their first word.
+    """
+    classes = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
+    return isinstance(error, classes) or (isinstance(error, redis.ResponseError) and "MISCONF" in str(error))
+
+
 def command_client(url: str) -> redis.Redis:
-    """Return a client for short commands from many greenlets. It repeats nothing by itself."""
-    return redis.Redis.from_url(
+    """Return a client for short commands from many greenlets. It repeats nothing by itself.
+
+    A command takes a fraction of a millisecond and a new connection twenty times that, so
+    few connections serve many; beyond them a command waits, and then fails as if Redis
+    were out of reach.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
         url,
         socket_timeout=COMMAND_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         health_check_interval=15,
         retry=Retry(NoBackoff(), 0),
-        max_connections=10_000,
+        max_connections=COMMAND_CONNECTIONS,
+        timeout=POOL_TIMEOUT_S,
     )
+    return redis.Redis.from_pool(pool)
 
 
 def blocking_client(url: str) -> redis.Redis:

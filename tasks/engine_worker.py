@@ -105,7 +105,8 @@ class EngineWorker:
         )
 
     def limit(self) -> int:
-        if self._engine is None or self._state is not ReplicaState.READY:
+        # A hung loop looks dead to others: what is taken now, nobody would look for.
+        if self._engine is None or self._state is not ReplicaState.READY or self.alive_s() <= 0:
             return 0
         load = self._engine.load()
         return 0 if load.waiting or load.kv_usage >= KV_FULL else self._circuit.limit(load.seats, time.monotonic())

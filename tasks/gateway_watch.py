@@ -2,7 +2,8 @@
 
 A stream that does not exist and one that is only quiet look the same to a reader. So an
 answer that was silent for a while is looked up; one that Redis has forgotten is asked
-for again if nothing of it was relayed, and ended with an error otherwise.
+for again if nothing of it was relayed, and ended with an error otherwise. While Redis
+takes no writes, no worker can say anything to anybody: then this end tells.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import redis
 
 from tasks import keys
+from tasks.connections import refuses_writes
 from tasks.inbox import Inbox
 from tasks.messages import Call, Failed, parse_id
 from tasks.pulse import LOOKS_APART_S, PULSE_S, Pulse
@@ -33,8 +35,13 @@ REFRESH_S = 3.0
 SILENT_S = 3.0
 LOOK_AGAIN_S = 5.0
 _SLOW_S = 1.0
+# Redis has taken no write for so long. It is noticed up to REFRESH_S late.
+REFUSED_S = 4.0
 
 UNLOADABLE = Failed("model_load_failed", "The model could not be loaded; its operator finds the reason in the log.")
+FULL = Failed(
+    "service_unavailable", "The server's memory or disk is full, so the answer cannot go on; repeat it later."
+)
 
 
 class Finding(StrEnum):
@@ -88,6 +95,8 @@ class GatewayWatch:
         self._replicas = Sightings(apart_s=LOOKS_APART_S, now=time.monotonic())
         self._followed: dict[Inbox, Followed] = {}
         self._read_out: list[str] = []
+        self._to_cancel: list[Call] = []
+        self._refused_since: float | None = None
         self._refreshed_at = float("-inf")
         self._losses = 0
         self._stopped = threading.Event()
@@ -111,6 +120,10 @@ class GatewayWatch:
         if read_out:
             self._read_out.append(keys.stream(inbox.request_id))
 
+    def cancel(self, call: Call) -> None:
+        """Cancel a call as soon as Redis takes it; until then its worker may run it for nobody."""
+        self._to_cancel.append(call)
+
     def _run(self) -> None:
         while not self._stopped.wait(PULSE_S):
             self._turn()
@@ -127,10 +140,14 @@ class GatewayWatch:
             if now - self._refreshed_at > REFRESH_S or self._losses != self._reader.losses:
                 self._refresh()
                 self._refreshed_at = now
+                self._refused_since = None
             self._look_after(now)
+            self._cancel_late()
         except (redis.RedisError, OSError) as error:
             log.debug("no watch: %r", error)
             self._replicas.disturbed(time.monotonic())
+            if refuses_writes(error):
+                self._refused(time.monotonic())
 
     def _refresh(self) -> None:
         """Say that this gateway lives, and remove streams that were read to their end."""
@@ -141,6 +158,21 @@ class GatewayWatch:
         if gone:
             pipe.unlink(*gone)
         pipe.execute()
+
+    def _cancel_late(self) -> None:
+        while self._to_cancel:
+            self._store.cancel(self._to_cancel[0])
+            self._to_cancel.pop(0)
+
+    def _refused(self, now: float) -> None:
+        """End what had begun and can say nothing more. What still waits for a worker may wait on."""
+        if self._refused_since is None:
+            self._refused_since = now
+            log.warning("redis refuses writes", extra={"event": "redis_refuses"})
+        for it in list(self._followed.values()):
+            began = it.inbox.last is not None and not it.inbox.ended
+            if began and now - max(it.inbox.heard_at, self._refused_since) > REFUSED_S:
+                it.inbox.fail(FULL)
 
     def _look_after(self, now: float) -> None:
         lost_connection, self._losses = self._losses != self._reader.losses, self._reader.losses

@@ -54,6 +54,13 @@ class RedisDispatcher:
         self._health = (float("-inf"), False)
 
     def submit(self, call: Call, *, max_depth: int, once: Once | None = None) -> Answer:
+        try:
+            return self._submit(call, max_depth, once)
+        except RequestNotFoundError:
+            # The earlier call of the key was forgotten at this very moment: the key is free now.
+            return self._submit(call, max_depth, once)
+
+    def _submit(self, call: Call, max_depth: int, once: Once | None) -> Answer:
         self._start()
         if not call.gateway and not call.keep_s:
             call = dataclasses.replace(call, gateway=self.gateway_id)
@@ -189,7 +196,7 @@ class StreamAnswer:
         try:
             told = self._store.cancel(self._call)
         except (redis.RedisError, OSError) as error:
-            # The worker finds out by itself: this gateway's key lapses, or the deadline does.
+            self._watch.cancel(self._call)
             log.warning("cancel not sent", extra={"event": "cancel_failed", "reason": type(error).__name__})
         else:
             log.info(

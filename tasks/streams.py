@@ -19,6 +19,7 @@ import redis
 import redis.asyncio
 
 from tasks import keys
+from tasks.connections import refuses_writes
 from tasks.messages import Done, Failed
 from tasks.outlet import Loss, Outlet
 from tasks.scripts import script
@@ -27,14 +28,11 @@ log = logging.getLogger(__name__)
 
 # How long a worker goes on generating while Redis cannot be reached, or refuses every write.
 GIVE_UP_S = 20.0
-GIVE_UP_FULL_S = 5.0
 _RETRY_S = 0.1
-# redis-py takes the first word off the errors that it has a class for.
-_REFUSES_WRITES = (redis.exceptions.OutOfMemoryError, redis.exceptions.ReadOnlyError)
 
 
 class RedisRefusesError(Exception):
-    """Redis answers, but takes no writes: its memory or its disk is full."""
+    """Redis answers, but takes no writes. Clients are told by their gateways, which see it as well."""
 
 
 class StreamWriter:
@@ -92,9 +90,10 @@ class StreamWriter:
                 if failing is None:
                     log.warning("redis lost", extra={"event": "redis_lost", "reason": type(error).__name__})
                 failing = error
-                full = isinstance(error, RedisRefusesError)
-                if clock() - began > (GIVE_UP_FULL_S if full else GIVE_UP_S):
-                    await self._give_up(outlets, full=full)
+                if clock() - began > GIVE_UP_S:
+                    log.error("streams given up", extra={"event": "streams_lost", "streams": len(outlets)})
+                    for outlet in outlets:
+                        outlet.lose(Loss.UNREACHABLE)
                     return
                 await asyncio.sleep(_RETRY_S)
             else:
@@ -141,24 +140,6 @@ class StreamWriter:
         pipe.execute_command("SREM", self._held, outlet.request_id)
         return len(records) + (2 if outlet.keep_s else 3)
 
-    async def _give_up(self, outlets: list[Outlet], *, full: bool) -> None:
-        """Stop generating for streams that cannot be written.
-
-        A full Redis still deletes: whoever reads finds the stream gone, which is an answer.
-        """
-        log.error("streams given up", extra={"event": "streams_lost", "streams": len(outlets)})
-        if full:
-            pipe = self._client.pipeline(transaction=False)
-            for outlet in outlets:
-                pipe.unlink(keys.request(outlet.request_id), keys.stream(outlet.request_id))
-                pipe.srem(self._held, outlet.request_id)
-            try:
-                await pipe.execute(raise_on_error=False)
-            except (redis.RedisError, OSError) as error:
-                log.debug("streams not removed: %r", error)
-        for outlet in outlets:
-            outlet.lose(Loss.GONE if full else Loss.UNREACHABLE)
-
 
 def _settle(outlet: Outlet, replies: list[object]) -> None:
     for record, reply in zip(list(outlet.unsent), replies, strict=False):
@@ -168,7 +149,7 @@ def _settle(outlet: Outlet, replies: list[object]) -> None:
         if isinstance(reply, (redis.ConnectionError, redis.TimeoutError)):
             raise reply
         if isinstance(reply, redis.ResponseError):
-            if isinstance(reply, _REFUSES_WRITES) or str(reply).startswith("MISCONF"):
+            if refuses_writes(reply):
                 raise RedisRefusesError(str(reply)) from reply
             # The id is not larger than the last: a newer attempt writes here.
             log.warning(
