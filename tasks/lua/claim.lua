@@ -82,7 +82,9 @@ attempt = string.format('%.0f', math.max(attempt + 1, written + 1, now_ms))
 -- A call that was there when a worker died runs alone; until it does, it is not in danger of being blamed again.
 local danger = tonumber(record[7] or 0) == 0 and '1' or ''
 redis.call('HSET', KEYS[1], 'replica', ARGV[1], 'token', ARGV[2], 'attempt', attempt, 'danger', danger)
-redis.call('HINCRBY', KEYS[1], 'tries', 1)
+if not verdict then
+    redis.call('HINCRBY', KEYS[1], 'tries', 1)
+end
 local needed = math.ceil(tonumber(record[8] or 0)) + ARGV[5]
 if redis.call('TTL', KEYS[1]) < needed then
     redis.call('EXPIRE', KEYS[1], needed)

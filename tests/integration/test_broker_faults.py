@@ -14,6 +14,7 @@ import redis
 
 from tasks import keys
 from tasks.envelope import INFER
+from tasks.gateway_watch import FULL
 from tasks.messages import Done, Started
 from tests.faults.proxy import Proxy
 from tests.stack import Stack, Worker, chat, free_port, read, stack, text_of
@@ -140,6 +141,21 @@ def test_a_full_redis_loses_no_message_and_ends_no_worker(running: Stack, client
     assert isinstance(read(answer)[-1], Done)
     wait_until(lambda: client.hlen(keys.unacked(worker.replica_id)) == 0, "the acknowledgement")
     assert len(events(worker, "redis_refuses")) == 1
+
+
+def test_a_full_redis_ends_what_had_begun_and_nothing_of_it_stays(
+    running: Stack, client: redis.Redis, worker: Worker
+) -> None:
+    dispatcher = running.dispatcher()
+    call = chat("x", model="slow", max_tokens=3000, gateway=dispatcher.gateway_id)
+    answer = dispatcher.submit(call, max_depth=9)
+    assert isinstance(answer.next(10), Started)
+    client.config_set("maxmemory", 1)
+    said = read(answer)
+    client.config_set("maxmemory", 0)
+    assert said[-1] == FULL
+    wait_until(lambda: not client.exists(keys.request(call.id), keys.held(worker.replica_id)), "the call to be dropped")
+    answers(running)
 
 
 @contextlib.contextmanager

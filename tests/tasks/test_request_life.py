@@ -182,6 +182,7 @@ def test_a_call_that_waited_too_long_is_not_run(client: redis.Redis, store: Requ
     refusal = one.claim("r")
     assert isinstance(refusal, Refusal)
     assert refusal.verdict is Verdict.EXPIRED
+    assert client.hget(keys.request("r"), "tries") in (None, b"0"), "it was not run"
 
 
 def test_a_kept_call_that_waited_too_long_says_so_later(client: redis.Redis, store: RequestStore, one: Worker) -> None:
