@@ -33,7 +33,7 @@ def main() -> int:
         table.write_json(results, out / "faults.json")
     sys.stdout.write("\n" + table.markdown(results) + "\n")
     if options.write or len(rows) == len(ROWS):
-        table.keep(results)
+        table.keep(results, ROWS)
     return 0 if all(result.passed for result in results) else 1
 
 

@@ -16,6 +16,7 @@ from tests.faults.system import System
 
 # Whoever finds no gateway at a port goes to the next; after so long there is none.
 _REACH_S = 30.0
+_REFUSED_PAUSE_S = 0.5
 
 
 class Outcomes:
@@ -85,8 +86,9 @@ class Load:
         for number in itertools.count():
             if self._stopping.is_set() or number == self._requests:
                 return
-            self._outcomes.add(self._one(index + number))
-            self._stopping.wait(self._pause_s)
+            outcome = self._outcomes.add(self._one(index + number))
+            # Whoever is refused does not ask again at once.
+            self._stopping.wait(_REFUSED_PAUSE_S if outcome.kind is Kind.FAILED else self._pause_s)
 
     def _one(self, number: int) -> Outcome:
         stream = _nth(number, self._streamed)

@@ -61,7 +61,7 @@ WORKERS = (
         fault="an engine's loop hangs for ever",
         client_sees="one unbroken answer; `engine_failed` for a request that hangs two engines",
         lost="the request that hangs them",
-        setup=setups.TWO,
+        setup=setups.THREE,
         act=workers.hung_for_ever,
     ),
     Row(
@@ -112,8 +112,8 @@ REDIS = (
     ),
     Row(
         id="F12",
-        fault="Redis has no memory left for 6 s",
-        client_sees="503 for new requests, an error for running ones",
+        fault="Redis has no memory left for 12 s",
+        client_sees="503 for new requests, an error within 10 s for running ones",
         lost="answers that had begun",
         setup=setups.TWO,
         act=redis.full,
@@ -283,8 +283,8 @@ OVERLOAD = (
     ),
     Row(
         id="F35",
-        fault="the disk is full",
-        client_sees="503 for what cannot be kept",
+        fault="the disk is full for 12 s",
+        client_sees="503 for new requests, an error within 10 s for running ones",
         lost="answers that had begun",
         setup=setups.TWO_AOF,
         act=long.disk_full,

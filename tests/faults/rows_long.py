@@ -19,6 +19,7 @@ from tests.faults.expected import sim_ask
 from tests.faults.load import reach
 from tests.faults.outcome import Kind, Outcome
 from tests.faults.row import Run, first_words
+from tests.faults.rows_redis import TOLD_WITHIN_S, told_in_time
 from tests.stack import chat, read, text_of
 
 MIB = 1 << 20
@@ -35,7 +36,8 @@ def disk_full(run: Run) -> None:
     run.system.redis.limit_files(1)
     for pid in pids:
         _limit_files(pid, 1)
-    time.sleep(6)
+    # Longer than whoever is in the middle may wait to be told.
+    time.sleep(TOLD_WITHIN_S + 2)
     during = [reach(run.system.port, run.book.next()) for _ in range(4)]
     run.system.redis.limit_files(None)
     for pid in pids:
@@ -43,6 +45,7 @@ def disk_full(run: Run) -> None:
     run.healed()
     time.sleep(5)
     load.stop()
+    told_in_time(run)
     refused = [o for o in during if o.status == 503]
     run.check("what cannot be kept is refused with 503", len(refused) == len(during), first_words(during))
     last = [run.outcomes.add(reach(run.system.port, run.book.next())) for _ in range(4)]

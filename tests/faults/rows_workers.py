@@ -143,7 +143,10 @@ def stopped_and_continued(run: Run) -> None:
 
 
 def hung_for_ever(run: Run) -> None:
-    """F4: a request makes the engine's loop stand still; whoever was beside it goes on elsewhere."""
+    """F4: a request makes the engine's loop stand still; whoever was beside it goes on elsewhere.
+
+    It may do so twice, and there has to be somewhere to go on: hence three workers.
+    """
     load = run.load(8, streamed=1.0)
     time.sleep(3)
     run.fault()

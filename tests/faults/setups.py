@@ -48,6 +48,7 @@ VLLM_MODELS = (
 )
 
 TWO = Setup(models=SIM_MODELS, workers=((SIM, 2), (OTHER, 1)))
+THREE = Setup(models=SIM_MODELS, workers=((SIM, 3), (OTHER, 1)))
 ONE = Setup(models=SIM_MODELS, workers=((SIM, 1), (OTHER, 1)))
 TWO_SLOW = Setup(models=SIM_MODELS, workers=((SLOW, 2), (OTHER, 1)))
 ONE_SMALL = Setup(models=SIM_MODELS, workers=((SMALL, 1), (OTHER, 1)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from tests.faults.row import Check, Result
+from tests.faults.row import Check, Result, Row
 from tests.stack import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "faults.md"
@@ -89,11 +90,12 @@ def read_json(path: Path) -> list[Result]:
     return [Result(**{**fields, "checks": [Check(**check) for check in fields["checks"]]}) for fields in raw]
 
 
-def keep(results: list[Result]) -> None:
-    """Write the results into docs/; rows that did not run keep what they had."""
+def keep(results: list[Result], rows: Iterable[Row]) -> None:
+    """Write the results into docs/; those of `rows` that did not run keep what they had."""
     known = {(r.row, r.engine, r.fault): r for r in read_json(KEPT)} if KEPT.exists() else {}
     known |= {(r.row, r.engine, r.fault): r for r in results}
-    merged = sorted(known.values(), key=lambda r: (int(r.row[1:]), r.engine))
+    there = [known[row.id, row.engine, row.fault] for row in rows if (row.id, row.engine, row.fault) in known]
+    merged = sorted(there, key=lambda r: (int(r.row[1:]), r.engine))
     write_json(merged, KEPT)
     before, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(before + BEGIN + "\n\n" + markdown(merged) + "\n\n" + END + rest.partition(END)[2])
