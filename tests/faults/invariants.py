@@ -123,7 +123,7 @@ def _blast_radius(row: Row, run: Run, problems: list[str]) -> Mark:
         problems.append(f"I6: {first_words(bad)}")
     before = [o.took_s for o in run.others if o.ended < run.fault_at]
     after = [o.took_s for o in run.others if o.began >= run.fault_at]
-    if len(before) >= 10 and len(after) >= 10:
+    if run.timed and len(before) >= 10 and len(after) >= 10:
         was, now = _p99(before), _p99(after)
         if now > 2 * was + _JITTER_S:
             problems.append(f"I6: p99 of the other model went from {was:.3f} s to {now:.3f} s")

@@ -30,6 +30,8 @@ class Check:
     what: str
     passed: bool
     seen: str
+    timed: bool = False
+    """Whether it is about how long something took."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class Run:
     book: Book
     watcher: Watcher
     long: bool = False
+    timed: bool = True
+    """Whether it counts how long things take. Not where other tests run on the same cores."""
     outcomes: Outcomes = field(default_factory=Outcomes)
     others: Outcomes = field(default_factory=Outcomes)
     """Requests for the other model, which the fault must not touch."""
@@ -61,8 +65,13 @@ class Run:
         """From now on the system has again what it needs."""
         self.healed_at = time.monotonic()
 
-    def check(self, what: str, passed: object, seen: object = "") -> None:
-        self.checks.append(Check(what, bool(passed), str(seen)))
+    def check(self, what: str, passed: object, seen: object = "", *, timed: bool = False) -> None:
+        self.checks.append(Check(what, bool(passed), str(seen), timed))
+
+    def failures(self) -> list[str]:
+        """Return the checks that count and did not pass, in words."""
+        counting = (check for check in self.checks if self.timed or not check.timed)
+        return [f"{check.what}: {check.seen}" for check in counting if not check.passed]
 
     def count(self, *kinds: Kind) -> int:
         return sum(1 for outcome in self.outcomes if outcome.kind in kinds)
@@ -83,7 +92,7 @@ class Run:
 
     def gaps_within(self, limit_s: float) -> None:
         longest = max((outcome.gap_s for outcome in self.outcomes), default=0.0)
-        self.check(f"longest gap in a stream ≤ {limit_s:g} s", longest <= limit_s, f"{longest:.2f} s")
+        self.check(f"longest gap in a stream ≤ {limit_s:g} s", longest <= limit_s, f"{longest:.2f} s", timed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

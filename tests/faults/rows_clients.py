@@ -119,7 +119,9 @@ def _idle(run: Run, model: str, phase: str, idle: Callable[[], bool]) -> None:
     with contextlib.suppress(AssertionError):
         wait_until(idle, f"{model} to be idle", timeout_s=30)
     took = time.monotonic() - began
-    run.check(f"{phase}: nothing is left within {IDLE_WITHIN_S:g} s", took <= IDLE_WITHIN_S, f"{took:.1f} s")
+    run.check(
+        f"{phase}: nothing is left within {IDLE_WITHIN_S:g} s", took <= IDLE_WITHIN_S, f"{took:.1f} s", timed=True
+    )
 
 
 def come_and_leave(run: Run) -> None:

@@ -74,12 +74,13 @@ def _after_restart(run: Run, replicas: dict[str, int], down_at: float) -> None:
         f"a request made meanwhile or later is answered within {BACK_WITHIN_S:g} s of the return",
         back and min(back) <= BACK_WITHIN_S,
         seen,
+        timed=True,
     )
     late = [o for o in run.outcomes if o.began >= since + BACK_WITHIN_S and o.kind is not Kind.CLEAN]
-    run.check(f"and {BACK_WITHIN_S:g} s after it everyone is", not late, first_words(late))
+    run.check(f"and {BACK_WITHIN_S:g} s after it everyone is", not late, first_words(late), timed=True)
     told = [o for o in run.outcomes if o.began < down_at and o.kind is Kind.FAILED]
     slow = [o for o in told if o.ended - down_at > TOLD_WITHIN_S]
-    run.check(f"whose answer is lost is told within {TOLD_WITHIN_S:g} s", not slow, first_words(slow))
+    run.check(f"whose answer is lost is told within {TOLD_WITHIN_S:g} s", not slow, first_words(slow), timed=True)
     run.nothing_dirty()
 
 
@@ -138,7 +139,7 @@ def told_in_time(run: Run) -> None:
     slow = [o for o in begun if o.ended - fault_at > TOLD_WITHIN_S]
     latest = max((o.ended - fault_at for o in begun), default=0.0)
     seen = f"{len(begun)} of them, the last after {latest:.1f} s; late: {first_words(slow)}"
-    run.check(f"whose answer cannot go on is told within {TOLD_WITHIN_S:g} s", begun and not slow, seen)
+    run.check(f"whose answer cannot go on is told within {TOLD_WITHIN_S:g} s", begun and not slow, seen, timed=True)
 
 
 def connections_killed(run: Run) -> None:

@@ -26,8 +26,8 @@ SIM_TOKENS = 64
 class Runner:
     """Keeps the last system, for a row that can use it."""
 
-    def __init__(self, folder: Path, *, long: bool) -> None:
-        self._folder, self._long = folder, long
+    def __init__(self, folder: Path, *, long: bool = False, timed: bool = True) -> None:
+        self._folder, self._long, self._timed = folder, long, timed
         self._system: System | None = None
         self._books: dict[str, Book] = {}
         self._number = 0
@@ -43,7 +43,8 @@ class Runner:
             system = self._system_for(row)
             watcher = Watcher(system)
             model = row.setup.workers[0][0]
-            run = Run(system=system, model=model, book=self._book(row, system), watcher=watcher, long=self._long)
+            book = self._book(row, system)
+            run = Run(system=system, model=model, book=book, watcher=watcher, long=self._long, timed=self._timed)
             watcher.start()
             self._drive(row, run)
             marks, problems = check_all(row, run)
@@ -54,7 +55,7 @@ class Runner:
             if watcher is not None and run is not None:
                 watcher.stop()
         if run is not None:
-            problems += [f"{check.what}: {check.seen}" for check in run.checks if not check.passed]
+            problems += run.failures()
         result = _result(row, run, marks, problems, time.monotonic() - began)
         if not row.reuse or problems:
             self.drop()

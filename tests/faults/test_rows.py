@@ -27,7 +27,7 @@ QUICK = {
     "row", [row for row in ROWS if row.act in QUICK], ids=lambda row: f"{row.id}-{row.act.__name__}"
 )
 def test_row(row: Row, tmp_path: Path) -> None:
-    runner = Runner(tmp_path, long=False)
+    runner = Runner(tmp_path, timed=False)
     try:
         assert runner.run(row).problems == []
     finally:
