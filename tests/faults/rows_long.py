@@ -217,6 +217,7 @@ class _Slope:
 
 def _name(pid: int) -> str:
     with contextlib.suppress(psutil.NoSuchProcess, OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ").split()
-        return next((word for word in words if word.startswith(("redis", "gunicorn", "celeryd"))), words[0])[:12]
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ").replace("[", "").split()
+        names = [word.rpartition("/")[2] for word in words]
+        return next((name for name in names if name.startswith(("redis", "gunicorn", "celeryd"))), names[0]).rstrip(":")
     return str(pid)
