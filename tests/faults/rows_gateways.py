@@ -52,6 +52,7 @@ def killed(run: Run) -> None:
     what = f"abandoned work is cancelled within {_ABANDONED_WITHIN_S:g} s"
     run.check(what, took <= _ABANDONED_WITHIN_S, f"{took:.1f} s", timed=True)
     run.system.start_gateway(doomed)
+    run.healed()
     run.outcomes.add(reach(lambda: doomed.port, run.book.next()))
 
 

@@ -99,8 +99,13 @@ def retry_storm(run: Run) -> None:
 
     def client(index: int) -> None:
         chance = random.Random(index)
+        ids = [""]
+
+        def note(response: Any) -> None:
+            ids[0] = response.headers.get("x-request-id", "")
+
         with (
-            openai.DefaultHttpxClient(event_hooks={"request": [count]}) as http,
+            openai.DefaultHttpxClient(event_hooks={"request": [count], "response": [note]}) as http,
             openai.OpenAI(
                 base_url=f"http://127.0.0.1:{run.system.port()}/v1", api_key="none", max_retries=2, http_client=http
             ) as sdk,
@@ -108,7 +113,8 @@ def retry_storm(run: Run) -> None:
             while not stop.is_set():
                 with lock:
                     logical[0] += 1
-                run.outcomes.add(_with_sdk(run, sdk, stream=chance.random() < 0.5))
+                outcome = run.outcomes.add(_with_sdk(run, sdk, stream=chance.random() < 0.5))
+                outcome.request_id = ids[0]
 
     threads = [threading.Thread(target=client, args=(index,), daemon=True) for index in range(20)]
     for thread in threads:
