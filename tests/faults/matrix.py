@@ -225,7 +225,7 @@ DELIVERY = (
     Row(
         id="F6",
         fault="a model cannot be loaded",
-        client_sees="503 `model_load_failed`; other models nothing",
+        client_sees="503 `model_load_failed`, as an error event where it waited; other models nothing",
         lost=_NOTHING,
         setup=setups.ONE,
         act=delivery.cannot_load,
