@@ -21,6 +21,7 @@ class Verdict(StrEnum):
     GONE = "gone"
     HELD = "held"
     EXPIRED = "expired"
+    UNREADABLE = "unreadable"  # a newer release has written it: ours, but we do not understand it
 
 
 class Danger(StrEnum):
@@ -88,7 +89,11 @@ class ClaimStore:
         if verdict != "claimed":
             return Refusal(Verdict(verdict), *map(int, reply[1:]))
         fields: dict[bytes, bytes] = dict(zip(reply[3::2], reply[4::2], strict=True))
-        return Claim(decode_call(fields), int(reply[1]), reply[2].decode(), int(fields.get(b"deaths", b"0")))
+        try:
+            call = decode_call(fields)
+        except (KeyError, ValueError):
+            return Refusal(Verdict.UNREADABLE, int(reply[1]), int(fields.get(b"keep_s", b"0")))
+        return Claim(call, int(reply[1]), reply[2].decode(), int(fields.get(b"deaths", b"0")))
 
     async def written(self, request_id: str) -> list[tuple[str, Event | None]]:
         """Return the records of the answer so far, each with its id."""
@@ -130,4 +135,4 @@ class ClaimStore:
         """Queue the call again if Redis has forgotten that we took it, and where its message went."""
         attempt = await self._client.hget(keys.request(call.id), "attempt")
         message = message_of(call, int(attempt or 0))
-        await self._mend(keys=[keys.request(call.id), list_of(call)], args=[message])
+        await self._mend(keys=[keys.request(call.id), list_of(call)], args=[message, 0])

@@ -60,8 +60,9 @@ class Answer(Protocol):
     def next(self, timeout_s: float) -> Event | None:
         """Return the next event, or None when none came within `timeout_s`.
 
-        Raises ServiceUnavailableError when Redis is lost for longer than the answer
-        could survive, and RequestCancelledError once `abandon` was called.
+        Raises the ServingError that ends the following, but not the call: Redis has
+        forgotten a part, or takes no writes. Raises RequestCancelledError once `abandon`
+        was called.
         """
         ...
 

@@ -217,7 +217,7 @@ class EngineWorker:
             try:
                 await self._engine.check()
             except EngineDeadError as error:
-                self._die(f"the engine died: {error}")
+                self.inference.engine_died(error)
                 return
             await asyncio.sleep(_CHECK_S)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -34,7 +35,9 @@ REFRESH_S = 3.0
 # From the latest record to the first look, and from one look to the next.
 SILENT_S = 3.0
 LOOK_AGAIN_S = 5.0
+LONGEST_APART_S = 60.0
 _SLOW_S = 1.0
+_MOST_TO_CANCEL = 10_000
 # Redis has taken no write for so long. It is noticed up to REFRESH_S late.
 REFUSED_S = 4.0
 
@@ -65,12 +68,18 @@ def diagnose(last: tuple[int, int] | None, newest: tuple[int, int] | None, *, re
 
 @dataclass(eq=False, slots=True)
 class Followed:
-    """An answer that somebody waits for here. `call` None: it cannot be asked for again from here."""
+    """An answer that somebody waits for here. `again`: whether it may be asked for again from here."""
 
     inbox: Inbox
-    call: Call | None
+    call: Call
+    again: bool
     looked_at: float = float("-inf")
     unclaimed_looks: int = 0
+
+    def due(self, now: float) -> bool:
+        """Say whether it was silent for long; what waits in a queue is looked at ever more seldom."""
+        apart_s = min(LOOK_AGAIN_S * max(1, self.unclaimed_looks), LONGEST_APART_S)
+        return now - self.inbox.heard_at > SILENT_S and now - self.looked_at > apart_s
 
 
 class GatewayWatch:
@@ -95,10 +104,11 @@ class GatewayWatch:
         self._replicas = Sightings(apart_s=LOOKS_APART_S, now=time.monotonic())
         self._followed: dict[Inbox, Followed] = {}
         self._read_out: list[str] = []
-        self._to_cancel: list[Call] = []
+        self._to_cancel: deque[Call] = deque(maxlen=_MOST_TO_CANCEL)
         self._refused_since: float | None = None
         self._refreshed_at = float("-inf")
         self._losses = 0
+        self._run_id = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gateway-watch", daemon=True)
 
@@ -111,8 +121,9 @@ class GatewayWatch:
         self._stopped.set()
         self._thread.join(10)
 
-    def add(self, inbox: Inbox, call: Call | None) -> None:
-        self._followed[inbox] = Followed(inbox, call)
+    def add(self, inbox: Inbox, call: Call, *, again: bool) -> None:
+        """Look after an answer. `again`: whether its call may be queued again when Redis has forgotten it."""
+        self._followed[inbox] = Followed(inbox, call, again)
 
     def remove(self, inbox: Inbox, *, read_out: bool) -> None:
         """Look after it no longer; remove its stream as well when it was read to its end and nobody else may come."""
@@ -122,7 +133,7 @@ class GatewayWatch:
 
     def cancel(self, call: Call) -> None:
         """Cancel a call as soon as Redis takes it; until then its worker may run it for nobody."""
-        self._to_cancel.append(call)
+        self._to_cancel.append(replace(call, body=b""))
 
     def _run(self) -> None:
         while not self._stopped.wait(PULSE_S):
@@ -131,23 +142,27 @@ class GatewayWatch:
     def _turn(self) -> None:
         began = time.monotonic()
         try:
-            dead = self._pulse.look()
+            look = self._pulse.look()
             now = time.monotonic()
+            restarted, self._run_id = self._run_id not in ("", look.run_id), look.run_id
             if now - began > _SLOW_S:
                 self._replicas.disturbed(now)
-            for replica_id in self._replicas.certain(dead, now):
+            for replica_id in self._replicas.certain(look.dead, now):
                 self._reaper.reap(replica_id)
             if now - self._refreshed_at > REFRESH_S or self._losses != self._reader.losses:
                 self._refresh()
                 self._refreshed_at = now
                 self._refused_since = None
-            self._look_after(now)
+            self._look_after(now, everything=restarted)
             self._cancel_late()
         except (redis.RedisError, OSError) as error:
             log.debug("no watch: %r", error)
             self._replicas.disturbed(time.monotonic())
             if refuses_writes(error):
                 self._refused(time.monotonic())
+        except Exception:
+            # The thread's boundary: without it this gateway would soon be taken for dead.
+            log.exception("watch broke", extra={"event": "watch_broke"})
 
     def _refresh(self) -> None:
         """Say that this gateway lives, and remove streams that were read to their end."""
@@ -162,7 +177,7 @@ class GatewayWatch:
     def _cancel_late(self) -> None:
         while self._to_cancel:
             self._store.cancel(self._to_cancel[0])
-            self._to_cancel.pop(0)
+            self._to_cancel.popleft()
 
     def _refused(self, now: float) -> None:
         """End what had begun and can say nothing more. What still waits for a worker may wait on."""
@@ -174,14 +189,11 @@ class GatewayWatch:
             if began and now - max(it.inbox.heard_at, self._refused_since) > REFUSED_S:
                 it.inbox.fail(FULL)
 
-    def _look_after(self, now: float) -> None:
-        lost_connection, self._losses = self._losses != self._reader.losses, self._reader.losses
-        due = [
-            it
-            for it in list(self._followed.values())
-            if not it.inbox.ended
-            and (lost_connection or (now - it.inbox.heard_at > SILENT_S and now - it.looked_at > LOOK_AGAIN_S))
-        ]
+    def _look_after(self, now: float, *, everything: bool) -> None:
+        everything = everything or self._losses != self._reader.losses
+        self._losses = self._reader.losses
+        open_ = [it for it in list(self._followed.values()) if not it.inbox.ended]
+        due = [it for it in open_ if everything or it.due(now)]
         if not due:
             return
         pipe = self._client.pipeline(transaction=False)
@@ -192,26 +204,32 @@ class GatewayWatch:
         replies: list[Any] = pipe.execute()
         for it, last, record, newest in zip(due, lasts, replies[::2], replies[1::2], strict=True):
             it.looked_at = now
-            if it.inbox.last != last:
-                continue  # it spoke meanwhile
+            if it.inbox.last != last or it.inbox not in self._followed:
+                continue  # it spoke meanwhile, or its client has left
             place = parse_id(newest[0][0].decode()) if newest else None
             finding = diagnose(last, place, recorded=record[0] is not None, claimed=bool(record[1]))
-            self._treat(it, finding)
+            it.unclaimed_looks = it.unclaimed_looks + 1 if finding is Finding.UNCLAIMED else 0
+            if finding is Finding.FORGOTTEN:
+                self._recover(it)
+        self._mend([it for it in due if it.unclaimed_looks])
 
-    def _treat(self, it: Followed, finding: Finding) -> None:
-        it.unclaimed_looks = it.unclaimed_looks + 1 if finding is Finding.UNCLAIMED else 0
-        request_id = it.inbox.request_id
-        if finding is Finding.FORGOTTEN:
-            again = it.call is not None and not it.inbox.relayed
-            log.warning(
-                "request forgotten", extra={"event": "request_forgotten", "request": request_id, "again": again}
-            )
-            if again and it.call is not None:
-                self._reader.again(it.inbox)
-                self._readmit(it.call)
-            else:
-                it.inbox.lose()
-        elif finding is Finding.UNCLAIMED and it.call is not None and self._store.unloadable(it.call.model):
-            it.inbox.fail(UNLOADABLE)
-        elif it.unclaimed_looks > 1 and it.call is not None and self._store.mend(it.call):
-            log.warning("message lost", extra={"event": "message_mended", "request": request_id})
+    def _recover(self, it: Followed) -> None:
+        again = it.again and not it.inbox.relayed
+        extra = {"event": "request_forgotten", "request": it.call.id, "again": again}
+        log.warning("request forgotten", extra=extra)
+        if not again:
+            it.inbox.lose()
+            return
+        self._reader.again(it.inbox)
+        self._readmit(it.call)
+        if it.inbox not in self._followed:  # its client has left at this very moment
+            self._reader.forget(it.inbox)
+            self.cancel(it.call)
+
+    def _mend(self, unclaimed: list[Followed]) -> None:
+        given_up = {model for model in {it.call.model for it in unclaimed} if self._store.unloadable(model)}
+        for it in unclaimed:
+            if it.call.model in given_up:
+                it.inbox.fail(UNLOADABLE)
+            elif it.unclaimed_looks > 1 and self._store.mend(it.call):
+                log.warning("message lost", extra={"event": "message_mended", "request": it.call.id})

@@ -73,6 +73,7 @@ class Heartbeat:
         self._gateways = Sightings(apart_s=_GATEWAY_LOOKS_APART_S, now=now)
         self._beaten_at: float | None = None
         self._lease_lost = False
+        self._run_id = ""
         self._facts_at = float("-inf")
         self._wake = threading.Event()
         self._stopping = False
@@ -111,8 +112,8 @@ class Heartbeat:
             return
         try:
             self._beat(alive_s, began)
-        except (redis.RedisError, OSError) as error:
-            log.debug("no heartbeat: %r", error)
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: without it the worker only seems to live
+            self._report(error)
             self._disturbed()
             lost = self._beaten_at is not None and time.monotonic() - self._beaten_at > LEASE_S
             if lost and not self._lease_lost:
@@ -122,7 +123,8 @@ class Heartbeat:
     def _beat(self, alive_s: float, began: float) -> None:
         look = self._pulse.beat(self._replica_id, alive_s)
         now = time.monotonic()
-        if self._beaten_at is not None and not look.stood:
+        restarted, self._run_id = self._run_id not in ("", look.run_id), look.run_id
+        if restarted or (self._beaten_at is not None and not look.stood):
             log.info("thought dead", extra={"event": "replica_lapsed", "replica": self._replica_id})
             self._facts_at = float("-inf")
             self._worker.on_lapse()
@@ -130,12 +132,23 @@ class Heartbeat:
         if now - began > _SLOW_S:
             self._disturbed()
         for replica_id in self._replicas.certain(look.dead - {self._replica_id}, now):
-            self._reaper.reap(replica_id)
+            self._reaper.reap(replica_id, meanwhile=self._pulse_on)
         if now - self._facts_at >= FACTS_S:
             self._facts_at = now
             missing = self._record.beat(self._worker.replica_facts(), self._worker.waiting_gateways())
             if dead := self._gateways.certain(missing, time.monotonic()):
                 self._worker.on_dead_gateways(dead)
+
+    def _pulse_on(self) -> None:
+        """Live on while a long list is worked off."""
+        if (alive_s := self._worker.alive_s()) > 0:
+            self._pulse.beat(self._replica_id, alive_s)
+
+    def _report(self, error: Exception) -> None:
+        if isinstance(error, (redis.RedisError, OSError)):
+            log.debug("no heartbeat: %r", error)
+        else:
+            log.error("heartbeat broke", exc_info=error, extra={"event": "heartbeat_broke"})
 
     def _disturbed(self) -> None:
         now = time.monotonic()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 
 from tasks.claim_store import Claim
 from tasks.outlet import Loss
+
+log = logging.getLogger(__name__)
 
 
 class Release(StrEnum):
@@ -15,10 +18,7 @@ class Release(StrEnum):
 
     GONE = "gone"  # nothing: it was cancelled, or belongs to another worker
     ABANDONED = "abandoned"  # forget it: the gateway that waited for it has died
-    TO_QUEUE = "to_queue"  # another worker goes on with it
-
-
-_OF_LOSS = {Loss.GONE: Release.GONE, Loss.BEHIND: Release.TO_QUEUE, Loss.UNREACHABLE: Release.TO_QUEUE}
+    TO_QUEUE = "to_queue"  # another worker goes on with it, if it is still ours to give
 
 
 @dataclass(slots=True)
@@ -45,5 +45,6 @@ class Held:
             self.task.cancel()
 
     def lose(self, loss: Loss) -> None:
-        """Abort because its stream cannot be written any further."""
-        self.release(_OF_LOSS[loss])
+        """Abort because its stream cannot be written any further. Whose call it is now, Redis must say."""
+        log.info("stream lost", extra={"event": "stream_lost", "request": self.request_id, "loss": loss.value})
+        self.release(Release.TO_QUEUE)

@@ -10,6 +10,7 @@ import time
 
 from tasks.messages import Delta, Done, Event, Failed, Started, parse_id
 
+UNREADABLE = Failed("internal_error", "A part of the answer could not be read; repeat the request.")
 LOST = Failed("service_unavailable", "The queue was restarted and lost this request; repeat it.")
 
 

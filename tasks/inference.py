@@ -21,7 +21,7 @@ from tasks.envelope import INFER
 from tasks.held import Held, Release
 from tasks.messages import Call, Done, Failed
 from tasks.outlet import Outlet
-from tasks.requeue import Cause
+from tasks.requeue import Cause, Fate
 from tasks.streams import StreamWriter
 from tasks.suspects import OnToken, SuspectSeat
 from workers.engine.base import Engine, EngineDeadError, Frames, Job, RequestRefusedError, Result, Resume
@@ -35,8 +35,11 @@ _ENGINES_FAULT = frozenset({"engine_failed", "internal_error"})
 
 _STOPPED = Failed("engine_failed", "The worker had to stop before the answer was complete; repeat the request.")
 _LATE = Failed("deadline_exceeded", "The answer took longer than the server allows; ask for fewer tokens.")
-_EXPIRED = Failed("deadline_exceeded", "The request waited for the model longer than the server allows.")
 _BROKEN = Failed("internal_error", "The server failed to answer; the request id is in the server's log.")
+_REFUSALS = {
+    Verdict.EXPIRED: Failed("deadline_exceeded", "The request waited for the model longer than the server allows."),
+    Verdict.UNREADABLE: _BROKEN,
+}
 _CUT = Failed("engine_failed", "A worker was lost, and the answer cannot be continued; repeat the request.")
 
 
@@ -58,6 +61,7 @@ class Inference:
         self._die = die
         self._held: dict[asyncio.Task[object], Held] = {}
         self._suspects = SuspectSeat(claims)
+        self._engine_died = False
         self.last_used_at: float | None = None
 
     def gateways(self) -> frozenset[str]:
@@ -79,7 +83,14 @@ class Inference:
     def give_up_all(self) -> None:
         """Abort everything: Redis has been out of reach so long that others have taken over."""
         for held in list(self._held.values()):
-            held.release(Release.TO_QUEUE)
+            # What is still being claimed goes on asking: to let it go would acknowledge its message.
+            if held.claim is not None:
+                held.release(Release.TO_QUEUE)
+
+    def engine_died(self, error: EngineDeadError) -> None:
+        """End the worker; whatever runs was there when the engine died."""
+        self._engine_died = True
+        self._die(f"the engine died: {error}")
 
     async def verify(self) -> None:
         """Abort what is no longer ours, after others may have thought us dead, or Redis was restarted."""
@@ -114,16 +125,13 @@ class Inference:
 
     async def _serve(self, held: Held) -> str:
         claim = await self._claim(held)
+        if isinstance(claim, Refusal):
+            return await self._refuse(held, claim)
+        held.claim = claim
         if held.released is not None:
             # redis-py can swallow a cancellation that arrives together with a reply.
             raise asyncio.CancelledError
-        if isinstance(claim, Refusal):
-            if claim.verdict is Verdict.EXPIRED:
-                log.info("request expired", extra={"event": "request_expired", "request": held.request_id})
-                await self._writer.end(Outlet(held.request_id, claim.attempt, held.lose, claim.keep_s), _EXPIRED)
-            return claim.verdict.value
         self.last_used_at = time.time()
-        held.claim = claim
         outlet = Outlet(held.request_id, claim.attempt, lost=held.lose, keep_s=claim.call.keep_s)
         try:
             return await self._answer(claim, outlet)
@@ -143,6 +151,14 @@ class Inference:
                 log.debug("not claimed yet: %r", error)
                 await asyncio.sleep(_RETRY_S)
 
+    async def _refuse(self, held: Held, refusal: Refusal) -> str:
+        """Tell whoever waits why the call will not be answered, where they do not know."""
+        if (failed := _REFUSALS.get(refusal.verdict)) is not None:
+            extra = {"event": f"request_{refusal.verdict.value}", "request": held.request_id}
+            log.warning("request not run", extra=extra)
+            await self._writer.end(Outlet(held.request_id, refusal.attempt, held.lose, refusal.keep_s), failed)
+        return refusal.verdict.value
+
     async def _answer(self, claim: Claim, outlet: Outlet) -> str:
         last: Done | Failed
         call, began = claim.call, time.monotonic()
@@ -161,7 +177,7 @@ class Inference:
             await self._writer.end(outlet, _CUT)
             return _CUT.code
         except EngineDeadError as error:
-            self._die(f"the engine died: {error}")
+            self.engine_died(error)
             return await self._requeue(claim, outlet, blamed)
         except Exception as error:  # noqa: BLE001 - process boundary: one broken request must not take the others along
             # The text of a foreign exception may hold the prompt; its class and place do not.
@@ -212,19 +228,29 @@ class Inference:
     async def _interrupted(self, claim: Claim, outlet: Outlet, reason: str) -> str:
         """The pool cancelled us: a time limit, a revoke, or the worker must stop."""
         if reason == STOPPING:
-            return await self._requeue(claim, outlet, Cause.GIVES_UP)
+            cause = Cause.ENGINE_DIED if self._engine_died else Cause.GIVES_UP
+            return await self._requeue(claim, outlet, cause)
         await self._writer.end(outlet, _LATE if reason == TIME_LIMIT else _STOPPED)
         return reason
 
     async def _let_go(self, held: Held) -> str:
         match held.released:
             case Release.ABANDONED if held.claim is not None:
-                await self._claims.drop(held.request_id, held.attempt)
+                await self._drop(held)
             case Release.TO_QUEUE if held.claim is not None:
                 return await self._requeue(held.claim, None, Cause.GIVES_UP)
             case _:
                 pass
         return "cancelled"
+
+    async def _drop(self, held: Held) -> None:
+        while True:
+            try:
+                await self._claims.drop(held.request_id, held.attempt)
+            except (redis.RedisError, OSError):
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
 
     async def _requeue(self, claim: Claim, outlet: Outlet | None, cause: Cause) -> str:
         """Give the call to another worker, however long Redis is away; when we end before that, a reaper does it."""
@@ -233,6 +259,10 @@ class Inference:
         while True:
             try:
                 fate = await self._claims.requeue(claim.call, claim.attempt, cause)
+                if fate is Fate.NOT_HELD:
+                    # Cancelled, or somebody else's; or Redis was restarted from before our claim,
+                    # and our message is acknowledged as soon as we return.
+                    await self._claims.mend(claim.call)
             except (redis.RedisError, OSError) as error:
                 log.debug("not given up yet: %r", error)
                 await asyncio.sleep(_RETRY_S)

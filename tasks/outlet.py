@@ -49,6 +49,11 @@ class Outlet:
     sent: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to write: it has ended, or was lost."""
+        return self.closed or self.sent.is_set()
+
     def add(self, frames: bytes, trail: bytes | None) -> None:
         """Take in one piece of the answer."""
         self.frames.append(frames)

@@ -23,6 +23,8 @@ class Look:
 
     stood: bool
     """Whether we were thought alive until now."""
+    run_id: str
+    """Of the server: another one means that Redis was restarted, and may have forgotten something."""
     dead: frozenset[str]
     """Replicas that have been silent for too long."""
 
@@ -36,8 +38,9 @@ class Pulse:
     def beat(self, replica_id: str, alive_s: float) -> Look:
         """Say that `replica_id` lives for `alive_s` from now on, and look round."""
         reply: list[Any] = self._pulse(keys=[keys.REPLICAS], args=[replica_id, int(alive_s * 1000)])
-        return Look(reply[0] == 1, frozenset(name.decode() for name in reply[1:]))
+        stood, run_id, *dead = reply
+        return Look(stood == 1, run_id.decode(), frozenset(name.decode() for name in dead))
 
-    def look(self) -> frozenset[str]:
-        """Return the replicas that have been silent for too long."""
-        return self.beat("", 0).dead
+    def look(self) -> Look:
+        """Only look round."""
+        return self.beat("", 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, cast
 
 import redis
@@ -20,6 +21,8 @@ from tasks.scripts import script
 from tasks.unacked import restore_unacked
 
 log = logging.getLogger(__name__)
+
+_AT_A_STRETCH = 100
 
 
 class Reaper:
@@ -35,14 +38,18 @@ class Reaper:
             self._client.zadd(keys.REPLICAS, {replica_id: 0})
         self.reap(replica_id)
 
-    def reap(self, replica_id: str) -> None:
-        """Give everything that a dead replica held to others, and forget it."""
+    def reap(self, replica_id: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Give everything that a dead replica held to others, and forget it.
+
+        `meanwhile` is called now and then, by one who has something else to do in time.
+        """
         # One is enough; a second would do no harm, so the lock needs no owner.
         if not self._client.set(keys.reaping(replica_id), "", nx=True, ex=keys.REAPING_TTL_S):
             return
-        fates = self._requeue_held(replica_id)
-        if Fate.ALIVE not in fates.values():
-            restored = restore_unacked(self._client, replica_id, skip=lambda request_id: request_id in fates)
+        fates = self._requeue_held(replica_id, meanwhile)
+        if Fate.ALIVE not in fates.values() and None not in fates.values():
+            dealt_with = {request_id for request_id, fate in fates.items() if fate is not Fate.NOT_HELD}
+            restored = restore_unacked(self._client, replica_id, skip=dealt_with.__contains__)
             pipe = self._client.pipeline(transaction=False)
             pipe.zrem(keys.REPLICAS, replica_id)
             pipe.unlink(keys.held(replica_id), keys.replica(replica_id), keys.control(replica_id))
@@ -52,24 +59,33 @@ class Reaper:
                 extra={
                     "event": "replica_reaped",
                     "replica": replica_id,
-                    "requests": dict(Counter(fate.value for fate in fates.values())),
+                    "requests": dict(Counter(fate.value for fate in fates.values() if fate)),
                     "messages": restored,
                 },
             )
         self._client.unlink(keys.reaping(replica_id))
 
-    def _requeue_held(self, replica_id: str) -> dict[str, Fate]:
+    def _requeue_held(self, replica_id: str, meanwhile: Callable[[], object]) -> dict[str, Fate | None]:
+        """Decide about each request that the replica held; None where Redis refused, and it has to be tried again."""
         held = cast("set[bytes]", self._client.smembers(keys.held(replica_id)))
         ids = sorted(request_id.decode() for request_id in held)
         pipe = self._client.pipeline(transaction=False)
         for request_id in ids:
             pipe.hmget(keys.request(request_id), "model", "priority", "total_s", "attempt")
-        fates: dict[str, Fate] = {}
+        fates: dict[str, Fate | None] = {}
         # What is put back last stands at the very front: the oldest, whose ids say nothing of it,
         # have the smallest attempts.
         found = sorted(zip(ids, pipe.execute(), strict=True), key=lambda pair: int(pair[1][3] or 0), reverse=True)
-        for request_id, fields in found:
-            fates[request_id] = self._requeue_one(request_id, fields, replica_id)
+        for number, (request_id, fields) in enumerate(found, 1):
+            if number % _AT_A_STRETCH == 0:
+                meanwhile()
+            try:
+                fates[request_id] = self._requeue_one(request_id, fields, replica_id)
+            except (ValueError, redis.ResponseError) as error:
+                # One that cannot be read, since a newer release has written it, must not keep the others.
+                fates[request_id] = Fate.NOT_HELD if isinstance(error, ValueError) else None
+                extra = {"event": "requeue_failed", "request": request_id, "reason": type(error).__name__}
+                log.error("request not put back", extra=extra)
         return fates
 
     def _requeue_one(self, request_id: str, fields: list[bytes | None], replica_id: str) -> Fate:

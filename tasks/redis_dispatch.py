@@ -21,6 +21,7 @@ from tasks.errors import (
     RequestNotFoundError,
     ServerOverloadedError,
     ServiceUnavailableError,
+    error_of,
 )
 from tasks.gateway_watch import UNLOADABLE, GatewayWatch
 from tasks.inbox import Inbox
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _HEALTH_EVERY_S = 1.0
-# More than any queue holds: a call that was accepted once is not refused.
-_ANY_DEPTH = 1 << 31
+# A call that was accepted once is not refused, whatever waits.
+_ACCEPTED = -1
 _UNAVAILABLE = "The queue cannot be reached; try again in a moment."
 _UNKNOWN = "There is no such request here, or it is no longer kept."
 
@@ -69,9 +70,12 @@ class RedisDispatcher:
             admission = self._admit(call, max_depth, once)
         except BaseException:
             self._reader.forget(inbox)
+            if not call.keep_s:
+                # It may have been queued all the same, and the client is told that it was not.
+                self._watch.cancel(call)
             raise
         if isinstance(admission, Queued):
-            return self._answer(call, inbox, call)
+            return self._answer(call, inbox, again=True)
         self._reader.forget(inbox)
         match admission:
             case Full(waiting):
@@ -87,14 +91,18 @@ class RedisDispatcher:
                 raise IdempotencyKeyReusedError("This Idempotency-Key was used for another request; take a new one.")
 
     def find(self, request_id: str, caller: str) -> RequestFacts:
-        return self._kept(request_id, caller)[1]
+        call, facts = self._kept(request_id, caller)
+        if facts.status is RequestStatus.QUEUED:
+            # Nobody may be following it, so whoever asks makes sure that its message is there.
+            _reached(lambda: self._store.mend(call))
+        return facts
 
     def follow(self, request_id: str, caller: str) -> Answer:
         self._start()
         call, _ = self._kept(request_id, caller)
         inbox = self._reader.follow(request_id)
         self._reader.wake()
-        return self._answer(call, inbox, None)
+        return self._answer(call, inbox, again=False)
 
     def cancel(self, request_id: str, caller: str) -> RequestFacts:
         call, facts = self._kept(request_id, caller)
@@ -126,8 +134,8 @@ class RedisDispatcher:
                 self._reader.start()
                 self._started = True
 
-    def _answer(self, call: Call, inbox: Inbox, again: Call | None) -> StreamAnswer:
-        self._watch.add(inbox, again)
+    def _answer(self, call: Call, inbox: Inbox, *, again: bool) -> StreamAnswer:
+        self._watch.add(inbox, call, again=again)
         return StreamAnswer(call, inbox, self._reader, self._watch, self._store)
 
     def _kept(self, request_id: str, caller: str) -> tuple[Call, RequestFacts]:
@@ -137,7 +145,7 @@ class RedisDispatcher:
         return found
 
     def _readmit(self, call: Call) -> None:
-        self._store.admit(call, gateway_id=self.gateway_id, max_depth=_ANY_DEPTH)
+        self._store.admit(call, gateway_id=self.gateway_id, max_depth=_ACCEPTED)
 
     def _admit(self, call: Call, max_depth: int, once: Once | None) -> Admission:
         def admit() -> Admission:
@@ -177,6 +185,9 @@ class StreamAnswer:
             raise RequestCancelledError("The client has left.")
         if isinstance(event, Done | Failed):
             self._ended = True
+        if isinstance(event, Failed) and self._inbox.cut:
+            # Not what the call ended with: it may go on, and be followed again.
+            raise error_of(event.code, event.message, event.param, final=event.final)
         return event
 
     def abandon(self) -> None:

@@ -93,6 +93,10 @@ def message_of(call: Call, attempt: int = 0) -> bytes:
     )
 
 
+# A message may be between the queue and a claim for so long.
+_ON_ITS_WAY_MS = 3000
+
+
 class RequestStore:
     """The gateway's side. Blocking; raises redis.RedisError."""
 
@@ -171,7 +175,7 @@ class RequestStore:
         """Queue the call again if no worker has it and its message is nowhere. Returns whether that was so."""
         attempt = self._client.hget(keys.request(call.id), "attempt")
         message = message_of(call, int(cast("bytes | None", attempt) or 0))
-        return bool(self._mend(keys=[keys.request(call.id), list_of(call)], args=[message]))
+        return bool(self._mend(keys=[keys.request(call.id), list_of(call)], args=[message, _ON_ITS_WAY_MS]))
 
 
 def _once_id(caller: str, once: Once) -> str:

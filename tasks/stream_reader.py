@@ -17,7 +17,7 @@ import redis
 
 from tasks import keys
 from tasks.connections import BLOCK_MS, blocking_client
-from tasks.inbox import Inbox
+from tasks.inbox import UNREADABLE, Inbox
 from tasks.messages import decode_event
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,10 @@ class StreamReader:
                 self.losses += 1
                 time.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
+            except Exception:
+                # The thread's boundary: without it every answer of this gateway would hang.
+                log.exception("reader broke", extra={"event": "reader_broke"})
+                time.sleep(_RETRY_S[-1])
 
     def _read(self, wake: bytes, wake_id: bytes) -> bytes:
         """Read once and hand everything out. Returns where the wake stream stands."""
@@ -122,7 +126,12 @@ class StreamReader:
                 continue
             inboxes = self._inboxes.get(key, ())
             for record_id, fields in records:
-                event = decode_event(fields, record_id)
+                try:
+                    event = decode_event(fields, record_id)
+                except (KeyError, ValueError):
+                    for inbox in inboxes:
+                        inbox.fail(UNREADABLE)
+                    continue
                 for inbox in inboxes:
                     inbox.take(record_id.decode(), event)
             if key in self._last_ids:

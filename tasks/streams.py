@@ -19,7 +19,6 @@ import redis
 import redis.asyncio
 
 from tasks import keys
-from tasks.connections import refuses_writes
 from tasks.messages import Done, Failed
 from tasks.outlet import Loss, Outlet
 from tasks.scripts import script
@@ -105,7 +104,7 @@ class StreamWriter:
         for outlet in outlets:
             pipe.xrevrange(keys.stream(outlet.request_id), count=1)
         for outlet, newest in zip(outlets, await pipe.execute(), strict=True):
-            if not outlet.closed:
+            if not outlet.over:
                 outlet.compare(newest[0][0].decode() if newest else None)
 
     async def _send(self, outlets: list[Outlet]) -> None:
@@ -121,7 +120,7 @@ class StreamWriter:
 
     def _put(self, pipe: Any, outlet: Outlet) -> int:
         """Add what `outlet` has to write. Returns how many replies will follow."""
-        if outlet.closed:
+        if outlet.over:
             return 0
         key = keys.stream(outlet.request_id)
         records = outlet.take()
@@ -142,20 +141,22 @@ class StreamWriter:
 
 
 def _settle(outlet: Outlet, replies: list[object]) -> None:
+    """Judge the replies to what `_put` added. Raises RedisRefusesError, after which all is compared and repeated."""
     for record, reply in zip(list(outlet.unsent), replies, strict=False):
         if reply is None:
             outlet.lose(Loss.GONE)
             return
-        if isinstance(reply, (redis.ConnectionError, redis.TimeoutError)):
-            raise reply
-        if isinstance(reply, redis.ResponseError):
-            if refuses_writes(reply):
-                raise RedisRefusesError(str(reply)) from reply
-            # The id is not larger than the last: a newer attempt writes here.
+        if isinstance(reply, redis.ResponseError) and "equal or smaller" in str(reply):
+            # A newer attempt writes here.
             log.warning(
                 "stream refused",
                 extra={"event": "stream_refused", "request": outlet.request_id, "record": record.id},
             )
             outlet.lose(Loss.GONE)
             return
+    for reply in replies:
+        if isinstance(reply, (redis.ConnectionError, redis.TimeoutError)):
+            raise reply
+        if isinstance(reply, Exception):
+            raise RedisRefusesError(str(reply)) from reply
     outlet.written()

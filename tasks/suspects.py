@@ -64,7 +64,7 @@ class SuspectSeat:
         while True:
             try:
                 await self._claims.mark(claim.call.id, claim.attempt, danger)
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
+            except (redis.RedisError, OSError):
                 await asyncio.sleep(_RETRY_S)
             else:
                 return

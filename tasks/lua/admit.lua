@@ -3,7 +3,7 @@
 -- KEYS  1 request record   2 list of the model's queue at the call's priority   3 wake stream of the gateway
 --       4 what the call's idempotency key stands for (any key when it has none)
 --       5 how fast the list is served   6 stands while the model cannot be loaded
--- ARGV  1 longest allowed list   2 seconds the record lives   3 the Celery message
+-- ARGV  1 longest allowed list (-1: it was accepted before, whatever waits)   2 seconds the record lives   3 the Celery message
 --       4 milliseconds it may wait for a worker   5 seconds the wake stream lives
 --       6 digest of the idempotent request ("": it has no key)   7 seconds the key stands
 --       8 key prefix of request records   9 request id
@@ -25,11 +25,12 @@ if ARGV[6] ~= '' then
         return {'same', earlier}
     end
 end
-if redis.call('EXISTS', KEYS[6]) == 1 then
+local accepted = ARGV[1] == '-1'
+if not accepted and redis.call('EXISTS', KEYS[6]) == 1 then
     return {'unloadable'}
 end
 local waiting = redis.call('LLEN', KEYS[2])
-if waiting >= tonumber(ARGV[1]) then
+if not accepted and waiting >= tonumber(ARGV[1]) then
     return {'full', waiting}
 end
 local time = redis.call('TIME')
@@ -38,7 +39,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Four fifths, since the pace is an estimate; and only once it has been watched for a while.
 local pace = redis.call('HMGET', KEYS[5], 'since_ms', 'claims')
 local watched_ms = pace[1] and now_ms - tonumber(pace[1]) or 0
-if watched_ms >= 5000 and waiting > 0 then
+if not accepted and watched_ms >= 5000 and waiting > 0 then
     local wait_ms = (waiting + 1) * watched_ms / (tonumber(pace[2]) + 1)
     if wait_ms > 0.8 * tonumber(ARGV[4]) then
         return {'slow', waiting}

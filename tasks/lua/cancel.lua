@@ -16,10 +16,17 @@ local keep_s = tonumber(record[2] or 0)
 if keep_s > 0 then
     local now = redis.call('TIME')
     local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
-    local attempt = string.format('%.0f', math.max(tonumber(record[4]) + 1, now_ms))
+    local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', '1')[1]
+    local written = last and tonumber(string.match(last[1], '^%d+')) or 0
+    for i = 1, last and #last[2] or 0, 2 do
+        if last[2][i] == 'k' and (last[2][i + 1] == 'done' or last[2][i + 1] == 'failed') then
+            return 0 -- it has just ended, and is about to be marked so
+        end
+    end
+    local attempt = string.format('%.0f', math.max(tonumber(record[4]) + 1, written + 1, now_ms))
     redis.call('XADD', KEYS[2], attempt .. '-0', 'k', 'failed', 'code', 'request_cancelled',
         'message', 'The request was cancelled.')
-    redis.call('HSET', KEYS[1], 'replica', '', 'attempt', attempt, 'ended', 'cancelled', 'ended_ms', now_ms)
+    redis.call('HSET', KEYS[1], 'replica', '', 'body', '', 'attempt', attempt, 'ended', 'cancelled', 'ended_ms', now_ms)
     redis.call('EXPIRE', KEYS[1], keep_s)
     redis.call('EXPIRE', KEYS[2], keep_s)
 else

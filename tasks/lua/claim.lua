@@ -52,7 +52,13 @@ if record[1] and record[1] ~= '' then
     end
 end
 if kind == 'done' or kind == 'failed' then
-    redis.call('UNLINK', KEYS[1])
+    local kept = tonumber(record[10] or 0)
+    if kept > 0 then
+        redis.call('HSET', KEYS[1], 'replica', '', 'body', '', 'ended', kind == 'done' and 'completed' or 'failed')
+        redis.call('EXPIRE', KEYS[1], kept)
+    else
+        redis.call('UNLINK', KEYS[1])
+    end
     return {'gone'}
 end
 -- The pace of a list: claims since it was last found empty; of late, when that is long ago.
@@ -90,9 +96,10 @@ if redis.call('TTL', KEYS[1]) < needed then
     redis.call('EXPIRE', KEYS[1], needed)
 end
 redis.call('SADD', KEYS[3], ARGV[3])
-redis.call('EXPIRE', KEYS[3], ARGV[4])
+local claimed_s = math.max(tonumber(ARGV[4]), needed)
+redis.call('EXPIRE', KEYS[3], claimed_s)
 redis.call('XADD', KEYS[2], attempt .. '-0', 'k', 'started', 'replica', ARGV[1], 'attempt', attempt, 'after', after)
-redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('EXPIRE', KEYS[2], claimed_s)
 if record[9] then
     keep_pace(record[9], now_ms)
 end

@@ -30,13 +30,14 @@ if ARGV[3] == 'died' and tonumber(redis.call('ZSCORE', KEYS[5], ARGV[1]) or 0) >
     return 'alive'
 end
 local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'deaths', 'migrations', 'danger', 'keep_s', 'ended')
-if ARGV[9] ~= '' and record[2] ~= ARGV[9] then
+if record[1] ~= ARGV[1] or not record[2] then
+    redis.call('SREM', KEYS[4], ARGV[2])
     return 'not_held'
+end
+if ARGV[9] ~= '' and record[2] ~= ARGV[9] then
+    return 'not_held' -- the same replica has taken it again meanwhile
 end
 redis.call('SREM', KEYS[4], ARGV[2])
-if record[1] ~= ARGV[1] or not record[2] then
-    return 'not_held'
-end
 if record[7] then
     return 'ended'
 end
@@ -45,7 +46,7 @@ local keep_s = tonumber(record[6] or 0)
 
 local function finish(status)
     if keep_s > 0 then
-        redis.call('HSET', KEYS[1], 'replica', '', 'ended', status, 'ended_ms', now_ms)
+        redis.call('HSET', KEYS[1], 'replica', '', 'ended', status, 'ended_ms', now_ms, 'body', '')
         redis.call('EXPIRE', KEYS[1], keep_s)
         redis.call('EXPIRE', KEYS[2], keep_s)
     else
@@ -70,9 +71,11 @@ elseif kind == 'started' and (field(last, 'after') or '') ~= '' then
 end
 
 local function fail(message, final)
-    local id = string.format('%.0f', attempt + 1) .. '-0'
-    redis.call('XADD', KEYS[2], id, 'k', 'failed', 'code', 'engine_failed', 'message', message, unpack(final))
-    redis.call('HSET', KEYS[1], 'attempt', string.format('%.0f', attempt + 1))
+    -- A record that was restored from an older state may be behind its stream.
+    local written = last and tonumber(string.match(last[1], '^%d+')) or 0
+    local next = string.format('%.0f', math.max(attempt, written) + 1)
+    redis.call('XADD', KEYS[2], next .. '-0', 'k', 'failed', 'code', 'engine_failed', 'message', message, unpack(final))
+    redis.call('HSET', KEYS[1], 'attempt', next)
     finish('failed')
 end
 

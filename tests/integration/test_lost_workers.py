@@ -149,3 +149,21 @@ def test_a_kept_request_goes_on_without_its_gateway_and_its_worker(running: Stac
     assert 0 < client.ttl(keys.stream(answer.request_id)) <= 60
     assert 0 < client.ttl(keys.request(answer.request_id)) <= 60
     client.close()
+
+
+def test_a_redis_from_before_the_claim_loses_nothing_although_nobody_follows(running: Stack) -> None:
+    dispatcher = running.dispatcher()
+    call = chat("back", model="slow", stream=False, max_tokens=100, gateway="", keep_s=60, caller="me")
+    answer = dispatcher.submit(call, max_depth=9)
+    client = running.client()
+    before = client.dump(keys.request(call.id))
+    assert isinstance(before, bytes)
+    running.worker("slow")
+    assert isinstance(answer.next(10), Started)
+    answer.close()
+    # What a restart does that has lost the last second; the worker's connection need not even notice.
+    client.restore(keys.request(call.id), 600_000, before, replace=True)
+    client.delete(keys.stream(call.id))
+    wait_until(lambda: dispatcher.find(call.id, "me").status is RequestStatus.COMPLETED, "the answer after all")
+    assert dispatcher.find(call.id, "me").tries == 1
+    client.close()

@@ -354,6 +354,8 @@ def test_a_lost_message_is_put_back_once(client: redis.Redis, store: RequestStor
     admit(store, call())
     assert store.mend(call()) is False
     client.delete(LIST)
+    assert store.mend(call()) is False, "it may be on its way to a worker"
+    client.hincrby(keys.request("r"), "admitted_ms", -10_000)
     assert store.mend(call()) is True
     assert client.llen(LIST) == 1
     one.claimed("r")
@@ -375,3 +377,59 @@ def test_a_call_that_would_wait_too_long_is_refused(client: redis.Redis, store: 
     client.ltrim(LIST, -1, -1)
     one.claimed("r4")
     assert client.exists(pace) == 0, "an empty queue has no pace"
+
+
+def test_a_call_of_a_newer_release_is_refused_under_its_own_attempt(
+    client: redis.Redis, store: RequestStore, one: Worker
+) -> None:
+    admit(store, call(keep_s=60))
+    client.hset(keys.request("r"), "endpoint", "telepathy")
+    refusal = one.claim("r")
+    assert isinstance(refusal, Refusal)
+    assert (refusal.verdict, refusal.keep_s) == (Verdict.UNREADABLE, 60)
+    assert client.xrange(keys.stream("r"))[0][0] == f"{refusal.attempt}-0".encode()  # type: ignore[index]
+
+
+def test_one_request_that_cannot_be_read_does_not_keep_its_neighbours_from_being_reaped(
+    client: redis.Redis, store: RequestStore, one: Worker, two: Worker
+) -> None:
+    for name in ("a", "b", "c"):
+        admit(store, call(name))
+        one.claimed(name)
+    client.hset(keys.request("b"), "priority", "telepathic")
+    one.die()
+    Reaper(client).reap("one")
+    assert client.llen(LIST) == 2
+    assert client.zrange(keys.REPLICAS, 0, -1) == [b"two"]
+
+
+def test_what_ended_while_kept_holds_no_body_and_is_marked_even_by_a_late_claim(
+    client: redis.Redis, store: RequestStore, one: Worker
+) -> None:
+    admit(store, call("done", keep_s=60, gateway="", body=b"x" * 1000))
+    one.end(one.claimed("done"), Done())
+    assert client.hget(keys.request("done"), "body") == b""
+    admit(store, call("half", keep_s=60, gateway=""))
+    claim = one.claimed("half")
+    client.xadd(keys.stream("half"), encode_event(Done()), id=f"{claim.attempt}-1")  # type: ignore[arg-type]
+    client.hset(keys.request("half"), "replica", "")
+    assert one.claim("half", "again") == Refusal(Verdict.GONE)
+    found = store.record("half")
+    assert found is not None
+    assert found[1].status is RequestStatus.COMPLETED
+
+
+def test_a_cancellation_that_comes_with_the_end_changes_nothing(
+    client: redis.Redis, store: RequestStore, one: Worker
+) -> None:
+    admit(store, call(keep_s=60, gateway=""))
+    claim = one.claimed("r")
+    client.xadd(keys.stream("r"), encode_event(Done()), id=f"{claim.attempt}-1")  # type: ignore[arg-type]
+    assert store.cancel(claim.call) is False
+    assert last(client)[b"k"] == b"done"
+
+
+def test_what_was_accepted_once_is_not_refused_again(store: RequestStore) -> None:
+    admit(store, call("a"))
+    assert admit(store, call("b"), max_depth=1) == Full(1)
+    assert admit(store, call("b"), max_depth=-1) == Queued()

@@ -40,6 +40,7 @@ class FakeRedis:
         self.other: list[tuple[Any, ...]] = []
         self.lose_replies = 0
         self.full = False
+        self.refuse_once: str | None = None
         self.round_trips = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -58,11 +59,17 @@ class FakeRedis:
         return replies
 
     def _one(self, command: tuple[Any, ...]) -> object:
+        if command[0] == self.refuse_once:
+            self.refuse_once = None
+            return redis.ResponseError("NOREPLICAS Not enough good replicas to write.")
         if command[0] == "XREVRANGE":
             return [(record_id.encode(), {}) for record_id, _ in self.streams.get(command[1], [])[-1:]]
         if command[0] != "XADD":
             self.other.append(command)
             return 1
+        return self._xadd(command)
+
+    def _xadd(self, command: tuple[Any, ...]) -> object:
         _, key, option, record_id, _, kind, *rest = command
         assert option == "NOMKSTREAM"
         if self.full:
@@ -226,3 +233,32 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(GIVE_UP_S):
         while not condition():  # noqa: ASYNC110 - what is waited for is the writer's own business and sets no event
             await asyncio.sleep(0)
+
+
+def test_an_end_that_was_half_written_is_written_again() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        server.refuse_once = "EVAL"
+        await writer.end(opened(keep_s=600), Done())
+
+    server = scenario(play)
+    assert [command[0] for command in server.other].count("EVAL") == 1
+    assert [kind for _, kind in written(server)] == [b"done"]
+
+
+def test_what_the_reader_removed_after_its_end_is_not_lost() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        first, second = opened(lost), Outlet("s", 1, lost=lost.append)
+        server.streams["celerity:stream:s"] = [("1-0", b"started")]
+        first.end = Done()
+        first.take()
+        first.written()
+        del server.streams["celerity:stream:r"]
+        server.lose_replies = 1
+        writer.delta(second, b"a")
+        writer._touch(first)
+        await writer.end(second, Done())
+
+    scenario(play)
+    assert lost == []
