@@ -2,8 +2,8 @@
 
 | key                              | type   | written by       | read by         | lives                          |
 |----------------------------------|--------|------------------|-----------------|--------------------------------|
-| celerity:request:{request}       | hash   | gateway, worker  | worker          | its deadlines, or as it is kept|
-| celerity:stream:{request}        | stream | worker           | gateway         | CLAIMED_, then STREAM_TTL_S    |
+| celerity:request:{request}       | hash   | all of them      | all of them     | its deadlines, or as it is kept|
+| celerity:stream:{request}        | stream | worker, reapers  | gateway, worker | CLAIMED_, then STREAM_TTL_S    |
 | celerity:once:{digest}           | string | gateway          | gateway         | ONCE_TTL_S                     |
 | celerity:pace:{list}             | hash   | workers          | gateway         | PACE_TTL_S after the last claim|
 | celerity:held:{replica}          | set    | worker           | reapers         | CLAIMED_, emptied as work ends |
