@@ -1,13 +1,12 @@
 """A Celery pool that runs tasks as coroutines on one event loop.
 
-Celery keeps the main thread: its hub takes messages, acknowledges them, fires time
-limits. A second thread runs one asyncio loop, on which the engine lives. A task is
-accepted on the hub, its `run` coroutine goes to the loop, and when it ends its outcome
-comes back through a socket pair: the hub must find it in its poll phase, since a
-callback queued while the hub runs its ready list waits for the next poll, up to a second
-later. Only then does Celery's own tracer run, on the hub, and find the outcome already
-there (`CoroutineTask`). So all of Celery's code stays in one thread and no blocking call
-ever runs on the engine's loop.
+Celery keeps the main thread: its hub takes messages, acknowledges them, fires time limits.
+A second thread runs one asyncio loop, on which the engine lives. A task is accepted on
+the hub, its `run` coroutine goes to the loop, and when it ends its outcome comes back
+through a socket pair: the hub must find it in its poll phase, since a callback queued
+while the hub runs its ready list waits for the next poll, up to a second later. Only then
+does Celery's own tracer run, on the hub, and find the outcome there (`CoroutineTask`). So
+all of Celery's code stays in one thread and nothing ever blocks the engine's loop.
 
 Named in the environment of an engine worker:
 `CELERY_CUSTOM_WORKER_POOL=workers.host.pool:EnginePool celery -A tasks.app worker -P custom`.
@@ -153,7 +152,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._close_resident()
 
     def pump(self) -> None:
-        """Do for the tasks what the hub does, in the moments when it does not run."""
+        """Do what the hub does for tasks, while it does not run."""
         self._hub.fire_timers()
         self._on_posted()
         for callback in self._hub._pop_ready():
