@@ -151,6 +151,7 @@ class GatewayWatch:
                 self._reaper.reap(replica_id)
             if now - self._refreshed_at > REFRESH_S or self._losses != self._reader.losses:
                 self._refresh()
+                self._fail_unloadable()
                 self._refreshed_at = now
                 self._refused_since = None
             self._look_after(now, everything=restarted)
@@ -211,7 +212,8 @@ class GatewayWatch:
             it.unclaimed_looks = it.unclaimed_looks + 1 if finding is Finding.UNCLAIMED else 0
             if finding is Finding.FORGOTTEN:
                 self._recover(it)
-        self._mend([it for it in due if it.unclaimed_looks])
+            elif it.unclaimed_looks > 1 and self._store.mend(it.call):
+                log.warning("message lost", extra={"event": "message_mended", "request": it.call.id})
 
     def _recover(self, it: Followed) -> None:
         again = it.again and not it.inbox.relayed
@@ -226,10 +228,10 @@ class GatewayWatch:
             self._reader.forget(it.inbox)
             self.cancel(it.call)
 
-    def _mend(self, unclaimed: list[Followed]) -> None:
-        given_up = {model for model in {it.call.model for it in unclaimed} if self._store.unloadable(model)}
-        for it in unclaimed:
+    def _fail_unloadable(self) -> None:
+        """End what waits for a model that was given up."""
+        waiting = [it for it in list(self._followed.values()) if it.unclaimed_looks and not it.inbox.ended]
+        given_up = {model for model in {it.call.model for it in waiting} if self._store.unloadable(model)}
+        for it in waiting:
             if it.call.model in given_up:
                 it.inbox.fail(UNLOADABLE)
-            elif it.unclaimed_looks > 1 and self._store.mend(it.call):
-                log.warning("message lost", extra={"event": "message_mended", "request": it.call.id})
