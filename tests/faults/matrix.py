@@ -243,7 +243,7 @@ DELIVERY = (
         fault="messages are delivered several times",
         client_sees="one answer",
         lost=_NOTHING,
-        setup=setups.IMPATIENT,
+        setup=setups.TWO,
         act=delivery.delivered_twice,
     ),
     Row(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks import keys
 from tasks.queues import Priority, model_queue, queue_list
+from tasks.request_store import RequestStore, message_of
 from tests.faults.client import ask
 from tests.faults.expected import sim_ask
 from tests.faults.keeping import accept, state_of
@@ -84,19 +85,21 @@ def killed_while_loading(run: Run) -> None:
 
 
 def delivered_twice(run: Run) -> None:
-    """F23: raw messages pushed again while their requests wait and run, and a timeout that redelivers by itself."""
+    """F23: raw messages pushed again while their requests wait and run."""
     list_key = queue_list(model_queue(run.model), Priority.INTERACTIVE)
-    # Longer than the visibility timeout of this row.
+    # These run all the while.
     threads = together(lambda _: reach(run.system.port, run.book.next(tokens=1000)), 6, run.outcomes)
     load = run.load(8)
     pushed = 0
     time.sleep(2)
     run.fault()
     with run.system.client() as client:
+        store = RequestStore(client)
         give_up = time.monotonic() + 14
         while time.monotonic() < give_up:
             for key in client.scan_iter(keys.request("*"), count=1000):
-                if message := client.hget(key, "message"):
+                if found := store.record(key.decode().removeprefix(keys.request(""))):
+                    message = message_of(found[0])
                     client.lpush(list_key, message, message)
                     pushed += 2
             time.sleep(1)

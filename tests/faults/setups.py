@@ -64,4 +64,3 @@ SLOW_CLIENTS = replace(TWO, env=(("CELERITY_HEADER_TIMEOUT_S", "2"), ("CELERITY_
 ONE_FAST = Setup(models=SIM_MODELS, workers=((FAST, 1), (OTHER, 1)))
 ONE_LOADING = Setup(models=SIM_MODELS, workers=((LOADING, 1), (OTHER, 1)))
 CLOCKS = replace(TWO, moved_clock=True)
-IMPATIENT = replace(TWO, env=(("CELERITY_VISIBILITY_TIMEOUT_S", "5"),))
