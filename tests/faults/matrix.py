@@ -178,8 +178,8 @@ GATEWAYS = (
     Row(
         id="F18",
         fault="a deploy: all gateways, then all workers",
-        client_sees="its answer",
-        lost=_NOTHING,
+        client_sees="its answer, or an error event where it outlasts the drain of its gateway",
+        lost="as for the gateways alone",
         setup=setups.DRAINING,
         act=gateways.everything_restarted,
         blast=False,
@@ -190,7 +190,7 @@ CLIENTS = (
     Row(
         id="F19",
         fault="clients leave in every phase of a request",
-        client_sees="-",
+        client_sees="nothing; it has left",
         lost=_NOTHING,
         setup=setups.LEAVING,
         act=clients.leaves_in_every_phase,
@@ -198,7 +198,7 @@ CLIENTS = (
     Row(
         id="F20",
         fault="500 clients connect and leave",
-        client_sees="-",
+        client_sees="nothing; it has left",
         lost=_NOTHING,
         setup=setups.TWO,
         act=clients.come_and_leave,
@@ -362,7 +362,7 @@ VLLM = (
     Row(
         id="F19",
         fault="clients leave in the middle of an answer",
-        client_sees="-",
+        client_sees="nothing; it has left",
         lost=_NOTHING,
         setup=setups.TWO_VLLM,
         act=clients.leaves_a_real_engine,

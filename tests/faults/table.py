@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.faults.row import Check, Result, Row
@@ -94,7 +95,11 @@ def keep(results: list[Result], rows: Iterable[Row]) -> None:
     """Write the results into docs/; those of `rows` that did not run keep what they had."""
     known = {(r.row, r.engine, r.fault): r for r in read_json(KEPT)} if KEPT.exists() else {}
     known |= {(r.row, r.engine, r.fault): r for r in results}
-    there = [known[row.id, row.engine, row.fault] for row in rows if (row.id, row.engine, row.fault) in known]
+    there = [
+        replace(known[name], client_sees=row.client_sees, lost=row.lost)
+        for row in rows
+        if (name := (row.id, row.engine, row.fault)) in known
+    ]
     merged = sorted(there, key=lambda r: (int(r.row[1:]), r.engine))
     write_json(merged, KEPT)
     before, _, rest = PAGE.read_text().partition(BEGIN)
