@@ -150,6 +150,10 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         while self._jobs and time.monotonic() < give_up:
             self.pump()
         self._close_resident()
+        if self._dying:
+            # To take an engine's libraries apart costs the interpreter seconds.
+            logging.shutdown()
+            os._exit(EX_FAILURE)
 
     def pump(self) -> None:
         """Do what the hub does for tasks, while it does not run."""
@@ -169,8 +173,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def grow(self, n: int = 1) -> None:
         """Do nothing: the engine decides how many requests it holds. Flower's button calls this."""
 
-    def shrink(self, n: int = 1) -> None:
-        """Do nothing, as `grow`."""
+    shrink = grow
 
     @property
     def num_processes(self) -> int:
@@ -187,8 +190,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._hub.call_soon(self._stop_worker)
 
     def _stop_worker(self) -> None:
-        # The tasks' coroutines fail by themselves, since their engine is dead; `on_stop`
-        # hands those outcomes in before the process ends.
+        # The coroutines fail by themselves, their engine being dead; `on_stop` hands that in.
         worker_state.should_stop = EX_FAILURE
 
     def _get_info(self) -> dict[str, Any]:
