@@ -37,10 +37,17 @@ def result(**changes: object) -> Result:
 
 def test_a_promise_says_what_was_seen() -> None:
     page = put(f"before\n{BEGIN}\nold\n{END}\nafter", [result()])
-    assert "| F1: a worker is killed | nothing | nothing | 800 of 800 right, 33 of them by another worker" in page
+    assert "| a worker is killed (F1) | nothing | nothing | 800 of 800 right, 33 of them by another worker" in page
     assert page.startswith("before\n")
     assert page.endswith("\nafter")
     assert "old" not in page
+
+
+def test_both_engines_share_a_line_and_the_rest_is_told_elsewhere() -> None:
+    results = [result(migrated=0, retried=0), result(engine="vllm", migrated=0, retried=0), result(row="F36")]
+    page = put(f"{BEGIN}{END}", results)
+    assert page.count("800 of 800 right") == 2
+    assert "800 of 800 right; vLLM: 800 of 800 right |" in page
 
 
 def test_what_does_not_hold_is_not_promised() -> None:
