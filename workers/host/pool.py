@@ -39,7 +39,7 @@ from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
 log = logging.getLogger(__name__)
 
 # A worker whose engine died must be gone within this, whatever still hangs.
-_DEATH_S = 5.0
+_DEATH_S = 3.5
 _CLOSE_S = 30.0
 EX_FAILURE = 1
 
