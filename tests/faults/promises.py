@@ -61,8 +61,8 @@ def put(text: str, results: list[Result]) -> str:
 
 def main(page: Path = PAGE, kept: Path = KEPT) -> None:
     # As the matrix has them, whichever of them were run again last.
-    place = {(row.id, row.fault): number for number, row in enumerate(ROWS)}
-    results = sorted(read_json(kept), key=lambda result: place.get((result.row, result.fault), len(place)))
+    order = [(row.id, row.fault) for row in ROWS]
+    results = sorted(read_json(kept), key=lambda result: order.index((result.row, result.fault)))
     page.write_text(put(page.read_text(), results))
 
 
