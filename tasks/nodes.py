@@ -13,7 +13,7 @@ import orjson
 import redis
 
 from tasks import keys
-from workers.devices import Device, DeviceKind
+from workers.devices import Device, DeviceKind, Holder
 
 HEARTBEAT_S = 5.0
 # Three beats may be lost before a node counts as dead.
@@ -94,13 +94,24 @@ def _encode(facts: NodeFacts) -> dict[Any, Any]:
 
 
 def _decode(node_id: str, fields: Mapping[bytes, bytes]) -> NodeFacts:
-    devices = orjson.loads(fields.get(b"devices", b"[]"))
     return NodeFacts(
         id=node_id,
-        devices=tuple(
-            Device(id=d["id"], kind=DeviceKind(d["kind"]), total_mib=d["total_mib"], free_mib=d["free_mib"])
-            for d in devices
-        ),
+        devices=tuple(_device(told) for told in orjson.loads(fields.get(b"devices", b"[]"))),
         launched=orjson.loads(fields.get(b"launched", b"{}")),
         failed=orjson.loads(fields.get(b"failed", b"{}")),
+    )
+
+
+def _device(told: Mapping[str, Any]) -> Device:
+    # A node of the release before says no more than the first four.
+    foreign = told.get("foreign", ())
+    return Device(
+        id=told["id"],
+        kind=DeviceKind(told["kind"]),
+        total_mib=told["total_mib"],
+        free_mib=told["free_mib"],
+        name=told.get("name", ""),
+        uuid=told.get("uuid", ""),
+        unknown=told.get("unknown", ""),
+        foreign=None if foreign is None else tuple(Holder(**holder) for holder in foreign),
     )

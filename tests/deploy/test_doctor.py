@@ -13,10 +13,18 @@ from deploy import doctor, machine
 from deploy.doctor import Verdict
 from deploy.machine import Library, Machine, ModelFacts
 from tasks.settings import Settings
-from workers.devices import Device, DeviceKind
+from workers.devices import Device, DeviceKind, Holder, unknown
 from workers.registry import ModelSpec, SimSpec
 
 DEMO = ModelFacts(spec=ModelSpec(id="demo", path="/m", pinned=True), problem=None, needs_mib=1500)
+H200 = Device(
+    id="cuda:0",
+    kind=DeviceKind.CUDA,
+    total_mib=143771,
+    free_mib=100,
+    name="H200",
+    foreign=(Holder(7, 40), Holder(8, None)),
+)
 HEALTHY = Machine(
     python=(3, 11),
     system="Linux x86_64",
@@ -27,7 +35,8 @@ HEALTHY = Machine(
     torchvision=Library(version=None),
     cpu_build=True,
     gpus=(),
-    driver=None,
+    gpu_problem="",
+    driver="",
     amx=True,
     cpu=Device(id="cpu", kind=DeviceKind.CPU, total_mib=16000, free_mib=9000),
     cgroup_mib=None,
@@ -75,7 +84,9 @@ def test_what_is_missing_is_told_with_its_cure(change: dict[str, Any], subject: 
 @pytest.mark.parametrize(
     ("change", "subject"),
     [
-        ({"gpus": ("H200, 143,771 MiB",), "driver": "570"}, "GPU"),
+        ({"gpus": (H200,), "driver": "570"}, "GPU"),
+        ({"gpus": (unknown("cuda:1", DeviceKind.CUDA, "it is lost"),), "cpu_build": False}, "GPU"),
+        ({"gpu_problem": "the driver was exchanged", "cpu_build": False}, "GPU"),
         ({"models": (replace(DEMO, needs_mib=20_000),)}, "  demo"),
         ({"models": (replace(DEMO, needs_mib=None),)}, "  demo"),
         ({"models": (replace(DEMO, spec=ModelSpec(id="x", path="/x"), problem="no folder"),)}, "  x"),
@@ -97,6 +108,12 @@ def test_what_is_worth_knowing_is_no_failure(change: dict[str, Any], subject: st
 def test_a_port_is_no_trouble_while_we_run_ourselves() -> None:
     findings = doctor.examine(replace(HEALTHY, runs_already=True))
     assert next(f for f in findings if f.subject == "port").verdict is Verdict.FINE
+
+
+def test_whoever_else_holds_a_gpu_s_memory_is_named() -> None:
+    findings = doctor.examine(replace(HEALTHY, gpus=(H200,)))
+    text = next(f for f in findings if f.subject == "GPU").text
+    assert text == "cuda:0 H200, 100 of 143,771 MiB free; process 7 holds 40 MiB; process 8"
 
 
 def test_every_fix_stands_under_what_it_cures() -> None:
@@ -125,7 +142,7 @@ def test_this_machine_can_be_looked_at(tmp_path: Path) -> None:
     facts = machine.gather(settings, check_imports=False)
     assert [model.spec.id for model in facts.models] == ["s"]
     assert facts.redis is not None
-    assert facts.cpu.total_mib > 0
+    assert facts.cpu.total_mib
     assert facts.disk_free_mib > 0
     broken = machine.gather(replace(settings, models=tmp_path / "none"), check_imports=False)
     assert broken.models_problem is not None
