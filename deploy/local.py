@@ -25,10 +25,10 @@ from tasks.connections import command_client
 from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore
 from tasks.reaper import Reaper
 from tasks.settings import Settings, embedded_redis_url
-from workers import launcher
 from workers.inventory import Inventory
-from workers.launcher.base import Launcher
+from workers.launcher.base import ServiceLauncher
 from workers.launcher.guard import GRACE_S
+from workers.launcher.process import ProcessLauncher
 from workers.registry import ModelSpec, Registry
 
 _REDIS_START_S = 60.0
@@ -44,7 +44,7 @@ def up(settings: Settings, *, verbose: bool = False) -> None:
         stack.enter_context(running.only_one(settings.state_dir))
         registry = preflight.check(settings)
         wakeups = stack.enter_context(Wakeups())
-        starter = launcher.create(settings.launcher, settings.state_dir / "logs")
+        starter = ProcessLauncher(settings.state_dir / "logs")
         stack.callback(starter.close)
         LocalCluster(settings, registry, starter, wakeups, verbose=verbose).run()
 
@@ -53,7 +53,7 @@ class LocalCluster:
     """One run of `celerity up`."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, starter: Launcher, wakeups: Wakeups, *, verbose: bool
+        self, settings: Settings, registry: Registry, starter: ServiceLauncher, wakeups: Wakeups, *, verbose: bool
     ) -> None:
         self._settings = settings
         self._registry = registry

@@ -44,6 +44,13 @@ class Settings:
     launcher: str = "process"
     memory_mib: int | None = None
     """At most so much is placed on this machine's CPU device; None: what its control group and its memory allow."""
+    docker_image: str | None = None
+    """What replicas run in, with the docker launcher. It is never pulled."""
+    docker_network: str = "host"
+    docker_user: str | None = None
+    """`UID:GID` of the processes in a container; None: ours, or nobody's if we are root."""
+    docker_mounts: str | None = None
+    """Further files and folders that containers may read, with colons between them."""
     gateway_workers: int = 1
     """Gateway processes; each serves up to `gateway_connections` open streams."""
     gateway_connections: int = 2000
