@@ -47,7 +47,7 @@ signal.pause()
 """
 # What a container may do, told by itself.
 LOOK = """
-import os, pathlib
+import getpass, os, pathlib
 status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
 print("user", os.getuid())
 print("capabilities", int(status["CapEff"], 16), int(status["CapBnd"], 16))
@@ -59,7 +59,7 @@ for path in ("/x", "/etc/x", MODELS, "/tmp/x"):
     except OSError as error:
         print("cannot write", path)
 print("shared", os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize >> 30)
-print("home", os.environ["HOME"])
+print("home", os.environ["HOME"], getpass.getuser())
 print("secrets", os.path.exists(SECRET), "SECRET" in os.environ)
 """
 
@@ -134,7 +134,7 @@ def test_a_container_may_read_what_it_needs_and_nothing_else(launcher: Launcher,
         f"cannot write {models}/x",
         "can write /tmp/x",
         "shared 8",
-        "home /tmp",
+        "home /tmp celerity",
         "secrets False False",
     ]
 

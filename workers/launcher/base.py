@@ -133,7 +133,8 @@ class Launcher(Protocol):
         """Return all replicas of this node that have not been forgotten, oldest first, ended ones too.
 
         This is what is there, not what is remembered: a replica that a predecessor started
-        is adopted by being listed. Whatever was not started by this installation on this
+        is adopted by being listed, in the very worst case some milliseconds late, when its
+        launcher died just as it was starting. Whatever was not started by this installation on this
         node is never listed, and so never touched.
         """
         ...

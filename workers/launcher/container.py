@@ -24,6 +24,8 @@ REPLICA, MODEL = "celerity.replica", "celerity.model"
 
 _INIT = ("python3", "-m", "workers.launcher.init_process")
 _HOME = "/tmp"  # noqa: S108 - the container's own, in memory
+# The image need not know our user, and torch asks for its name.
+_WHO = {"HOME": _HOME, "USER": "celerity", "LOGNAME": "celerity"}
 # Compilers put what they make there and load it, hence exec; Docker's default forbids it.
 # Where the image has the folder, runc gives it the image's mode instead of this one.
 _TMPFS = {_HOME: "rw,exec,nosuid,nodev,mode=1777,size=4g"}
@@ -95,7 +97,7 @@ def container_user(env: Mapping[str, str], *, uid: int, gid: int) -> str:
 def _environment(env: Mapping[str, str], gpus: list[Device]) -> dict[str, str]:
     # Which GPUs it sees is the engine's to say: inside, they are counted anew. An image of
     # NVIDIA's shows all of them unless it is told otherwise.
-    return {**env, "HOME": _HOME} | ({} if gpus else {"NVIDIA_VISIBLE_DEVICES": "void"})
+    return {**env, **_WHO} | ({} if gpus else {"NVIDIA_VISIBLE_DEVICES": "void"})
 
 
 def _request(gpus: list[Device]) -> DeviceRequest:
