@@ -9,7 +9,7 @@ import pytest
 
 from workers.engine import ENGINES
 from workers.model_schema import ENGINES as KNOWN_ENGINES
-from workers.registry import DEMO_PATH, ModelSpec, QueueSpec, Registry, SimSpec
+from workers.registry import DEMO_PATH, ModelSpec, QueueSpec, Registry, Rollout, SimSpec
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,8 @@ def load(tmp_path: Path, text: str, models_dir: Path | None = None) -> Registry:
 
 def model_folder(folder: Path, model_type: str = "llama") -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    config = {"model_type": model_type, "architectures": ["LlamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -99,6 +100,23 @@ def test_a_rollout_leads_to_its_desired_model(tmp_path: Path) -> None:
     )
     assert registry.aliases == {"gpt": "new"}
     assert registry.models["new"].aliases == ("gpt",)
+    assert registry.rollouts == {"gpt": Rollout("new", "old")}
+
+
+def test_what_serves_until_the_desired_model_is_ready_is_known_by_the_alias(tmp_path: Path) -> None:
+    text = "models: {new: {engine: sim, aliases: [fixed]}, old: {engine: sim}}\n"
+    rollouts = "{a: {desired: new, previous: old}, b: {desired: new}, c: {desired: old, previous: old}}"
+    registry = load(tmp_path, f"{text}aliases: {rollouts}")
+    new, old = registry.models["new"], registry.models["old"]
+    assert [registry.targets(name) for name in ("a", "b", "c")] == [(new, old), (new, None), (old, None)]
+    assert registry.targets("new") == registry.targets("fixed") == (new, None)
+    assert registry.targets("other") is None
+
+
+def test_one_model_may_be_the_target_of_several_aliases(tmp_path: Path) -> None:
+    registry = load(tmp_path, "models: {m: {engine: sim, aliases: [x]}}\naliases: {y: {desired: m}, z: {desired: m}}")
+    assert registry.models["m"].aliases == ("x", "y", "z")
+    assert [registry.resolve(name) for name in "xyz"] == [registry.models["m"]] * 3
 
 
 def test_words_that_yaml_1_1_would_turn_into_something_else_stay_text(tmp_path: Path) -> None:
@@ -145,10 +163,31 @@ def test_a_tool_parser_that_is_named_wins(tmp_path: Path) -> None:
     assert spec.tool_call_parser == "hermes"
 
 
-def test_a_broken_config_is_left_to_the_engine(tmp_path: Path) -> None:
+def test_null_means_that_a_model_needs_no_parser(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "qwen3")
+    entry = f"{{path: {folder}, tool_call_parser: null, reasoning_parser: null}}"
+    spec = load(tmp_path, f"models: {{x: {entry}}}").models["x"]
+    assert (spec.tool_call_parser, spec.reasoning_parser) == (None, None)
+
+
+def test_a_model_that_can_think_or_not_does_not_unless_it_is_asked_to(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", "qwen3")
+    registry = load(
+        tmp_path,
+        f"models: {{x: {{path: {folder}}}, y: {{path: {folder}, chat_template_kwargs: {{enable_thinking: true}}}}}}",
+    )
+    assert registry.models["x"].reasoning_parser == "qwen3"
+    assert registry.models["x"].chat_template_kwargs == {"enable_thinking": False}
+    assert registry.models["y"].chat_template_kwargs == {"enable_thinking": True}
+
+
+def test_a_folder_that_cannot_be_used_is_no_error_of_the_file(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m")
     (folder / "config.json").write_text("{")
-    assert load(tmp_path, f"models: {{x: {{path: {folder}}}}}").models["x"].tool_call_parser is None
+    registry = load(tmp_path, f"models: {{x: {{path: {folder}}}}}")
+    assert registry.models["x"].tool_call_parser is None
+    assert registry.problems == {"x": f"{folder}: config.json is not valid JSON"}
+    assert "x" not in registry.folders
 
 
 def test_the_demo_model_is_found_wherever_the_file_stands(tmp_path: Path) -> None:
