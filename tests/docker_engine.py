@@ -46,11 +46,12 @@ def require_program() -> str:
     """Return `dockerd`. Where it cannot run, the tests are skipped, and in CI installed first."""
     if sys.platform != "linux" or os.getuid() != 0:
         pytest.skip("a Docker engine of the tests' own needs Linux and root")
-    if (found := shutil.which("dockerd")) is None and "CI" in os.environ and shutil.which("apt-get"):
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    if (found := shutil.which("dockerd", path=path)) is None and "CI" in os.environ and shutil.which("apt-get"):
         environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (("apt-get", "update"), _INSTALL):
             subprocess.run(command, check=True, env=environ, stdout=subprocess.DEVNULL)
-        found = shutil.which("dockerd")
+        found = shutil.which("dockerd", path=path)
     if found is None:
         assert "CI" not in os.environ, f"no dockerd: {' '.join(_INSTALL)}"
         pytest.skip(f"no dockerd here: {' '.join(_INSTALL)}")
@@ -67,7 +68,9 @@ def engine() -> Iterator[Engine]:
         launcher = ProcessLauncher(folder / "logs")
         stack.callback(launcher.close)
         socket = f"unix://{folder}/s"
-        daemon = launcher.start(Command(name="dockerd", argv=_argv(program, folder, socket), env={}, log="dockerd"))
+        # It looks for containerd and runc where it is itself.
+        env = {"PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(program).parent)])}
+        daemon = launcher.start(Command(name="dockerd", argv=_argv(program, folder, socket), env=env, log="dockerd"))
         client = _connect(socket, daemon)
         stack.callback(_stop, client, daemon)
         _import_image(client)

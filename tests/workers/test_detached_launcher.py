@@ -201,6 +201,12 @@ def test_a_replica_that_ended_between_two_agents_is_told_and_leaves_nobody(site:
     assert not running(child)
 
 
+def test_a_replica_that_somebody_else_reaped_has_ended_too(starter: DetachedLauncher) -> None:
+    replica = starter.start(command("pass"), Resources())
+    os.waitpid(replica.pid, 0)
+    assert replica.exit_code() == EXIT_UNSEEN
+
+
 def test_orphans_are_ended_and_who_is_wanted_is_not(starter: DetachedLauncher) -> None:
     kept = starter.start(command(name="m-1"), Resources())
     orphan = starter.start(command(name="m-2"), Resources())

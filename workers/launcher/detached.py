@@ -104,7 +104,12 @@ class DetachedProcess:
         self._roster.remove(self.name)
 
     def _child_s_end(self, popen: subprocess.Popen[bytes]) -> int | None:
-        if os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        try:
+            ended = os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # somebody else in this process has reaped it
+            popen.poll()
+            return self._adopted_end()
+        if ended is None:
             return None
         # It is still a zombie, so the group's number cannot belong to anybody else yet:
         # end what it left behind first, and only then reap it.
