@@ -10,6 +10,7 @@ sequence of full length, below which vLLM does not start.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,7 +18,7 @@ from workers.devices import DeviceKind
 from workers.estimate import activations, kv_cache, parameters
 from workers.estimate.measured import Measured, made_of
 from workers.estimate.setup import Setup, device_count, setup
-from workers.model_config import ConfigError
+from workers.model_config import ConfigError, ModelConfig
 from workers.model_folder import ModelFolder
 from workers.model_shape import ModelShape
 from workers.registry import ModelSpec
@@ -65,7 +66,8 @@ class Estimate:
     mib: int
     """What should be reserved: the sum of the terms."""
     least_mib: int
-    """The same with a KV cache for one sequence of full length; with less, vLLM refuses to start."""
+    """The same with a KV cache for one sequence of full length, below which vLLM refuses to start; but
+    no less than `mib` where the entry says how much is taken."""
     kv_mib: int | None
     """None when there is no KV cache that is known of."""
     setup: Setup | None
@@ -104,18 +106,23 @@ def estimate(
         return _flat(spec.memory_mib, _DECLARED, device_count(spec.engine_args, kind))
     try:
         config = effective_config(folder, spec.engine_args)
+        if config.shape is None:
+            raise NeedUnknownError(f"{config.shape_problem}; set its memory_mib")
+        chosen = setup(
+            spec.engine_args, config, kind, max_model_len=spec.max_model_len, device_total_mib=device_total_mib
+        )
+        key = made_of(folder.fingerprint, chosen)
+        if measured is not None and (measured.model, measured.made_of) == (spec.id, key):
+            source = Source.MEASURED
+            others = [Term("measured", measured.other_mib, "all but the KV cache, when it was loaded before")]
+        else:
+            source, others = Source.ESTIMATED, _others(folder, config, config.shape, chosen)
     except ConfigError as error:
         raise NeedUnknownError(str(error)) from None
-    if config.shape is None:
+    except NeedUnknownError:
         if spec.memory_mib is None:
-            raise NeedUnknownError(f"{config.shape_problem}; set its memory_mib")
+            raise
         return _flat(spec.memory_mib, _DECLARED, device_count(spec.engine_args, kind))
-    chosen = setup(spec.engine_args, config, kind, max_model_len=spec.max_model_len, device_total_mib=device_total_mib)
-    key = made_of(folder.fingerprint, chosen)
-    source, others = Source.ESTIMATED, _others(folder, config.shape, chosen)
-    if measured is not None and (measured.model, measured.made_of) == (spec.id, key):
-        source = Source.MEASURED
-        others = (Term("measured", measured.other_mib, "all but the KV cache, when it was loaded before"),)
     return _with_cache(
         others,
         config.shape,
@@ -144,50 +151,53 @@ def _flat(mib: int, how: str, devices: int) -> Estimate:
     )
 
 
-def _others(folder: ModelFolder, shape: ModelShape, setup: Setup) -> tuple[Term, ...]:
-    """Every term but the KV cache."""
-    weights, how = _weights(folder, shape, setup)
-    share = f", on {setup.processes} devices" if setup.devices > 1 else ""
-    step = activations.bytes_per_step(shape, setup) * (1 if setup.devices > 1 else setup.processes)
-    terms = [
-        Term("weights", _mib(weights / setup.devices), how + share),
-        Term("activations", _mib(step), f"a step of {setup.batch:,} tokens, {setup.seats} sequences"),
-    ]
-    if setup.kind is DeviceKind.CPU:
-        # It is turned into another order for the CPU, and the first one is kept beside it.
-        terms.append(Term("output matrix", _mib(shape.vocab * shape.hidden * setup.dtype_bytes), "a second copy"))
-        runtime = CPU_RUNTIME_MIB + (setup.processes - 1) * _CPU_PROCESS_MIB
-        return (*terms, Term("runtime", runtime, "Python, torch and vLLM"))
-    if setup.graphs:
-        layers = -(-shape.layers // setup.pipeline_parallel)
-        terms.append(Term("CUDA graphs", layers * _GRAPHS_MIB_PER_LAYER, f"of {layers} layers"))
-    talk = _COLLECTIVES_MIB if setup.devices > 1 else 0
-    return (*terms, Term("runtime", CONTEXT_MIB + _LIBRARIES_MIB + talk, "the driver's context and libraries"))
-
-
-def _weights(folder: ModelFolder, shape: ModelShape, setup: Setup) -> tuple[float, str]:
-    config = folder.config
+def _others(folder: ModelFolder, config: ModelConfig, shape: ModelShape, setup: Setup) -> list[Term]:
+    """Return every term but the KV cache. Raises NeedUnknownError."""
     try:
-        if folder.weights is not None:
-            how = f"{_size(folder.weights.total_bytes)} in {len(folder.weights.files)} safetensors"
-            size = parameters.stored_bytes(
-                folder.weights, dtype_bytes=setup.dtype_bytes, quantized=config.quantization is not None
-            )
-        else:
-            size = parameters.computed_bytes(shape, dtype_bytes=setup.dtype_bytes, quantization=config.quantization)
-            how = "by the numbers of config.json"
-        if setup.quantization is not None:
-            size = parameters.quantized_while_loading(
-                size, shape, method=setup.quantization, dtype_bytes=setup.dtype_bytes
-            )
-            how += f", quantized to {setup.quantization}"
+        weights, how = _weights(folder, config, shape, setup)
     except ValueError as error:
         raise NeedUnknownError(f"{error}; set its memory_mib") from None
+    share = f", on {setup.processes} devices" if setup.devices > 1 else ""
+    step = activations.bytes_per_step(shape, setup) * (1 if setup.devices > 1 else setup.processes)
+    return [
+        Term("weights", _mib(weights / setup.devices), how + share),
+        Term("activations", _mib(step), f"a step of {setup.batch:,} tokens, {setup.seats} sequences"),
+        *(_cpu_terms(shape, setup) if setup.kind is DeviceKind.CPU else _gpu_terms(shape, setup)),
+    ]
+
+
+def _cpu_terms(shape: ModelShape, setup: Setup) -> Iterator[Term]:
+    # It is turned into another order for the CPU, and the first one is kept beside it.
+    yield Term("output matrix", _mib(shape.vocab * shape.hidden * setup.dtype_bytes), "a second copy")
+    yield Term("runtime", CPU_RUNTIME_MIB + (setup.processes - 1) * _CPU_PROCESS_MIB, "Python, torch and vLLM")
+
+
+def _gpu_terms(shape: ModelShape, setup: Setup) -> Iterator[Term]:
+    if setup.graphs:
+        layers = -(-shape.layers // setup.pipeline_parallel)
+        yield Term("CUDA graphs", layers * _GRAPHS_MIB_PER_LAYER, f"of {layers} layers")
+    talk = _COLLECTIVES_MIB if setup.devices > 1 else 0
+    yield Term("runtime", CONTEXT_MIB + _LIBRARIES_MIB + talk, "the driver's context and libraries")
+
+
+def _weights(folder: ModelFolder, config: ModelConfig, shape: ModelShape, setup: Setup) -> tuple[int, str]:
+    """Return their bytes once loaded, and what that was worked out from. Raises ValueError."""
+    dtype_bytes = setup.dtype_bytes
+    if folder.weights is not None:
+        how = f"{_size(folder.weights.total_bytes)} in {len(folder.weights.files)} safetensors"
+        quantized = config.quantization is not None
+        size = parameters.stored_bytes(folder.weights, dtype_bytes=dtype_bytes, quantized=quantized)
+    else:
+        how = "by the numbers of config.json"
+        size = parameters.computed_bytes(shape, dtype_bytes=dtype_bytes, quantization=config.quantization)
+    if (method := setup.quantization) is not None:
+        how += f", quantized to {method}"
+        size = parameters.quantized_while_loading(size, shape, method=method, dtype_bytes=dtype_bytes)
     return size, how
 
 
 def _with_cache(
-    others: tuple[Term, ...],
+    others: Sequence[Term],
     shape: ModelShape,
     setup: Setup,
     *,
@@ -222,7 +232,7 @@ def _with_cache(
         terms=(*others, Term("KV cache", kv, how)),
         devices=setup.devices,
         mib=other + kv if total is None else total,
-        least_mib=min(other + least, total) if total is not None else other + min(least, kv),
+        least_mib=other + min(least, kv) if total is None else total,
         kv_mib=kv,
         setup=setup,
         made_of=key,
