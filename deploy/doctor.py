@@ -146,6 +146,8 @@ def _models(facts: Machine) -> Iterator[Finding]:
     yield Finding(Verdict.FINE, "models", f"{len(facts.models)} in {facts.models_file}")
     for model in facts.models:
         yield _model(model, facts)
+    for folder, why in facts.skipped.items():
+        yield Finding(Verdict.WORTH_KNOWING, f"  {folder.name}", f"not served: {why}", f"see {folder}")
 
 
 def _model(model: ModelFacts, facts: Machine) -> Finding:
@@ -154,9 +156,9 @@ def _model(model: ModelFacts, facts: Machine) -> Finding:
         verdict = Verdict.MISSING if model.spec.pinned else Verdict.WORTH_KNOWING
         return Finding(verdict, subject, model.problem, f"correct its entry in {facts.models_file}")
     if model.needs_mib is None:
-        return Finding(Verdict.WORTH_KNOWING, subject, "weights not here yet; they come from the Hugging Face hub")
+        return Finding(Verdict.WORTH_KNOWING, subject, model.misfit or "what it needs is not known")
     text = f"needs about {model.needs_mib:,} MiB"
-    if not facts.gpus and not facts.runs_already and model.needs_mib > (facts.cpu.free_mib or 0):
-        fix = "close other programs, choose a smaller model, or correct its memory_mib"
-        return Finding(Verdict.WORTH_KNOWING, subject, f"{text}, more than is free", fix)
+    if model.misfit and not facts.runs_already:
+        fix = f"close other programs, choose a smaller model, or see `celerity doctor {model.spec.id}`"
+        return Finding(Verdict.WORTH_KNOWING, subject, f"{text}; {model.misfit}", fix)
     return Finding(Verdict.FINE, subject, text)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.workers.reference_models import CONFIGS, write_model
+from workers.devices import DeviceKind
 from workers.engine import ENGINES
+from workers.estimate.needs import estimate
 from workers.model_schema import ENGINES as KNOWN_ENGINES
 from workers.registry import DEMO_PATH, ModelSpec, QueueSpec, Registry, Rollout, SimSpec
 
@@ -163,6 +167,11 @@ def test_a_tool_parser_that_is_named_wins(tmp_path: Path) -> None:
     assert spec.tool_call_parser == "hermes"
 
 
+def test_a_parser_may_come_with_a_plugin(tmp_path: Path) -> None:
+    entry = "{path: a/b, tool_call_parser: mine, engine_args: {tool_parser_plugin: /plugins/mine.py}}"
+    assert load(tmp_path, f"models: {{m: {entry}}}").models["m"].tool_call_parser == "mine"
+
+
 def test_null_means_that_a_model_needs_no_parser(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", "qwen3")
     entry = f"{{path: {folder}, tool_call_parser: null, reasoning_parser: null}}"
@@ -204,12 +213,34 @@ def test_the_file_in_the_repository_serves_the_demo_model() -> None:
     assert demo.tool_call_parser == "hermes"
 
 
-def test_the_examples_in_the_repository_s_file_are_valid(tmp_path: Path) -> None:
-    lines = (ROOT / "models.yaml").read_text().splitlines()
+def examples(tmp_path: Path, models_dir: Path | None = None) -> Registry:
+    """Load the repository's file with all that is commented out, and without the alias that is used twice then."""
+    lines = (ROOT / "models.yaml").read_text().replace("    aliases: [light]   ", "    aliases: []   ").splitlines()
     uncommented = [line[1:] if line.startswith(("#  ", "#aliases")) else line for line in lines]
-    registry = load(tmp_path, "\n".join(uncommented))
-    assert set(registry.models) == {"demo", "qwen2.5-7b-instruct", "sim-a"}
+    return load(tmp_path, "\n".join(uncommented), models_dir)
+
+
+def test_the_examples_in_the_repository_s_file_are_valid(tmp_path: Path) -> None:
+    registry = examples(tmp_path)
+    references = {name.lower() for name in CONFIGS}
+    assert set(registry.models) == {"demo", "qwen2.5-7b-instruct", "sim-a"} | references
     assert registry.aliases["assistant"] == "demo"
+    assert [registry.models[registry.aliases[name]].pinned for name in ("heavy", "light")] == [True, True]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_memory_of_the_examples_is_what_is_computed_for_them(tmp_path: Path, name: str) -> None:
+    models_dir = tmp_path / "models"
+    path = next(spec.path for spec in examples(tmp_path).models.values() if spec.id == name.lower())
+    write_model(models_dir / (path or "").removeprefix(f"{tmp_path}/"), CONFIGS[name])
+    registry = examples(tmp_path, models_dir)
+    spec, folder = registry.models[name.lower()], registry.folders[name.lower()]
+    kind = DeviceKind.CPU if "0.5B" in name else DeviceKind.CUDA
+    need = estimate(replace(spec, memory_mib=None), folder, kind)
+    assert spec.memory_mib is not None
+    assert need.mib <= spec.memory_mib < need.mib + 100
+    assert estimate(spec, folder, kind).problem is None
+    assert not registry.problems
 
 
 def test_the_engines_that_may_be_named_are_those_we_have() -> None:
