@@ -31,6 +31,8 @@ class ReplicaFacts:
     started_at: float
     last_used_at: float | None
     heartbeat_at: float
+    ready_at: float | None = None
+    """Since when it takes work; None while it loads."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
@@ -54,6 +56,7 @@ class ReplicaFacts:
             started_at=float(text["started_at"]),
             last_used_at=float(text["last_used_at"]) if text["last_used_at"] else None,
             heartbeat_at=float(text["heartbeat_at"]),
+            ready_at=float(text["ready_at"]) if text.get("ready_at") else None,
         )
 
 
