@@ -94,31 +94,34 @@ class FolderReader:
     """Reads folders, and each again only when something in it has changed."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Path, Path], tuple[Signature, ModelFolder | ModelFolderError]] = {}
+        self._known: dict[Path, tuple[Path, Signature, ModelFolder | ModelFolderError]] = {}
 
     def read(self, folder: Path, root: Path) -> ModelFolder:
         """See `read`. Raises ModelFolderError."""
         # Taken first, so that what changes while it is read is seen the next time.
         now = signature(folder)
-        known = self._known.get((folder, root))
-        if known is None or known[0] != now:
-            found: ModelFolder | ModelFolderError
-            try:
-                found = read(folder, root)
-            except ModelFolderError as error:
-                found = error
-            self._known[folder, root] = known = (now, found)
-        if isinstance(known[1], ModelFolderError):
-            raise ModelFolderError(str(known[1]))
-        return known[1]
+        known = self._known.get(folder)
+        if known is None or known[:2] != (root, now):
+            self._known[folder] = known = (root, now, _read_or_error(folder, root))
+        if isinstance(known[2], ModelFolderError):
+            raise ModelFolderError(str(known[2]))
+        return known[2]
 
     def seen(self, folder: Path) -> Signature:
         """Return the signature that `folder` had when it was last read; empty when it was not."""
-        return next((known[0] for (path, _), known in self._known.items() if path == folder), ())
+        known = self._known.get(folder)
+        return () if known is None else known[1]
 
     def forget_all_but(self, folders: Iterable[Path]) -> None:
         kept = set(folders)
-        self._known = {key: value for key, value in self._known.items() if key[0] in kept}
+        self._known = {folder: known for folder, known in self._known.items() if folder in kept}
+
+
+def _read_or_error(folder: Path, root: Path) -> ModelFolder | ModelFolderError:
+    try:
+        return read(folder, root)
+    except ModelFolderError as error:
+        return error
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[str, int, int, int, int]:

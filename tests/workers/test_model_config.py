@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.workers.reference_models import CONFIGS
 from workers.layer_kinds import LayerKinds
@@ -215,6 +217,25 @@ def test_what_is_not_understood_is_said_and_not_guessed(changed: dict[str, Any],
 def test_a_config_without_an_architecture_is_not_that_of_a_model(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="names no architecture"):
         model_config(config)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    max_leaves=6,
+)
+_KEYS = sorted({*PLAIN, *DELTA, "rope_scaling", "rope_parameters", "layer_types", "sliding_window", "text_config"})
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=4))
+def test_a_config_is_understood_or_refused_whatever_it_says(changed: dict[str, Any]) -> None:
+    try:
+        found = read(**changed)
+    except ConfigError:
+        return
+    assert (found.shape is None) == (found.shape_problem is not None)
+    assert found.context > 0
 
 
 def test_code_of_its_own_is_noticed() -> None:
