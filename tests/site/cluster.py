@@ -145,8 +145,19 @@ class Cluster:
         process.last_used_at = request.done_at = self.now
         self.finished.append(request)
         self._pull(request.model)
-        if process.state is ReplicaState.DRAINING and not process.running:
+        self._rest(process)
+
+    def _rest(self, process: Process) -> None:
+        """What a replica does that is to end or to sleep, once it has nothing in flight."""
+        if process.running:
+            return
+        if process.state is ReplicaState.DRAINING:
             self.after(EXIT_S, lambda: self._gone(process, ReplicaState.STOPPED))
+        elif process.falls_asleep:
+            process.falls_asleep = False
+            process.state, process.slept_at = ReplicaState.SLEEPING, self.now
+            process.hold(process.sleep_mib)
+            self._nudge()
 
     # The loader.
 
@@ -210,15 +221,12 @@ class Cluster:
         match action:
             case Drain() if state not in _ENDING:
                 process.state = ReplicaState.DRAINING
-                if not process.running:
-                    self.after(EXIT_S, lambda: self._gone(process, ReplicaState.STOPPED))
+                self._rest(process)
             case Stop():
                 self.after(EXIT_S, lambda: self._gone(process, ReplicaState.STOPPED))
             case Sleep() if state is ReplicaState.READY:
-                if process.running:
-                    self.wrong.append(f"{self.now:.1f}: {process.id} was put to sleep with work in flight")
-                process.state, process.slept_at = ReplicaState.SLEEPING, self.now
-                process.hold(process.sleep_mib)
+                process.falls_asleep = True
+                self._rest(process)
             case Wake() if state is ReplicaState.SLEEPING:
                 process.hold(process.mib)
                 self._watch_memory()
@@ -294,7 +302,10 @@ class Cluster:
             self.wrong.append(f"{self.now:.1f}: pinned {process.id} was sent away: {action.why}")
         if process.state is ReplicaState.STARTING and not isinstance(action, Stop):
             self.wrong.append(f"{self.now:.1f}: {process.id} was sent away while it loaded: {action.why}")
-        if process.running and not (isinstance(action, Drain) and "too long" in action.why):
+        # One whose order got lost may have taken work before it is told again. It finishes that.
+        allowed = not isinstance(action, Stop) and action.why == "ordered before"
+        allowed |= isinstance(action, Drain) and "too long" in action.why
+        if process.running and not allowed:
             self.wrong.append(f"{self.now:.1f}: {process.id} was sent away with work in flight: {action.why}")
 
     def _watch_memory(self) -> None:

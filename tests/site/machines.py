@@ -86,6 +86,8 @@ class Process:
     told_at: float = 0.0
     holds_mib: int = 0
     can_sleep: bool = False
+    falls_asleep: bool = False
+    """It takes nothing new, and sleeps once it has finished what it has."""
 
     @property
     def node(self) -> str:
@@ -93,7 +95,8 @@ class Process:
 
     @property
     def free_seats(self) -> int:
-        return self.model.seats - len(self.running) if self.state is ReplicaState.READY else 0
+        serves = self.state is ReplicaState.READY and not self.falls_asleep
+        return self.model.seats - len(self.running) if serves else 0
 
     def hold(self, mib: int) -> None:
         """Take or give back memory of every card."""

@@ -42,12 +42,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
+    """Have the replica take nothing new, finish what it has, and sleep."""
+
     replica: str
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
+    """Have a sleeping replica load its weights back, and take work again."""
+
     replica: str
     why: str
 

@@ -170,10 +170,13 @@ def _may_leave(site: Site, replica: Replica, *, starving: bool) -> bool:
         return False
     busy = _busy(site, replica)
     served_s = site.now - (replica.ready_at or replica.started_at)
+    worth_s = site.limits.residency_loads * model.load_s
     if starving:
-        return served_s >= site.limits.min_residency_s and not (busy and model.exclusive)
-    worth_s = max(site.limits.min_residency_s, site.limits.residency_loads * model.load_s)
-    return served_s >= worth_s and not busy
+        # Not less: with more work than seats everybody starves all the time, and would only be loaded.
+        worth_s = min(worth_s, site.limits.age_limit_s)
+    if served_s < max(site.limits.min_residency_s, worth_s):
+        return False
+    return not busy or (starving and not model.exclusive)
 
 
 def _yields(site: Site, replica: Replica, claim: Claim) -> bool:
@@ -208,7 +211,7 @@ def _spared(site: Site, victims: Sequence[Victim]) -> list[Victim]:
     kept = []
     for victim in victims:
         model = site.models[victim.replica.model]
-        if victim.active and site.count(model.id) - going[model.id] <= model.floor:
+        if victim.active and site.count(model.id) - going[model.id] <= site.floor(model):
             continue
         going[model.id] += victim.active
         kept.append(victim)

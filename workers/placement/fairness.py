@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from workers.placement.facts import Demand, Model
-from workers.placement.rollouts import moving
 from workers.placement.scaling import wanted
 from workers.placement.site import Site
 
@@ -37,6 +36,8 @@ class Claim:
     """One replica that a model should get."""
 
     model: Model
+    nth: int
+    """Which of its replicas, counted from 0."""
     tier: Tier
     urgency: float
     """Within the tier; larger comes first."""
@@ -45,7 +46,7 @@ class Claim:
 
     @property
     def why(self) -> str:
-        return _WHY[self.tier]
+        return _WHY[Tier.STARVING if self.starving_s is not None else self.tier]
 
 
 _WHY = {
@@ -60,8 +61,7 @@ _WHY = {
 
 def claims(site: Site) -> list[Claim]:
     """Return every replica that is missing, the most urgent first."""
-    kept = set(moving(site))
-    found = [claim for model in site.models.values() for claim in _claims(site, model, kept)]
+    found = [claim for model in site.models.values() for claim in _claims(site, model)]
     return sorted(found, key=lambda claim: (claim.tier, -claim.urgency, claim.model.id))
 
 
@@ -72,12 +72,11 @@ def score(model: Model, demand: Demand) -> float:
     return waiting_s / max(0.1, model.load_s)
 
 
-def _claims(site: Site, model: Model, kept: set[str]) -> Iterator[Claim]:
+def _claims(site: Site, model: Model) -> Iterator[Claim]:
     demand = site.demand(model.id)
     have = site.count(model.id)
-    want = max(wanted(site, model), int(model.id in kept and not demand.unload))
     starving_s = None if have else _starving_s(site, demand)
-    for nth in range(have, want):
+    for nth in range(have, wanted(site, model)):
         tier = _tier(model, demand, nth, starving=starving_s is not None)
         # Of pinned models the largest goes first: a small one finds room where a large one does not.
         urgency = {
@@ -85,7 +84,7 @@ def _claims(site: Site, model: Model, kept: set[str]) -> Iterator[Claim]:
             Tier.STARVING: starving_s or 0.0,
             Tier.GROWING: score(model, demand) / (nth + 1),
         }.get(tier, score(model, demand))
-        yield Claim(model, tier, urgency, starving_s if nth == have else None)
+        yield Claim(model, nth, tier, urgency, starving_s if nth == have else None)
 
 
 def _tier(model: Model, demand: Demand, nth: int, *, starving: bool) -> Tier:

@@ -17,8 +17,8 @@ class Limits:
     min_residency_s: float = 10.0
     """How long a replica serves before anybody may have its place."""
     residency_loads: float = 1.0
-    """A replica stays at least so many times what loading its model takes: a swap must be worth its cost.
-    It yields to the age limit, `min_residency_s` does not."""
+    """A replica serves at least so many times what loading its model takes: a swap must be worth its cost.
+    For somebody who starves no longer than `age_limit_s`."""
     scale_up_after_s: float = 5.0
     """More replicas for a model only when its oldest request waited so long, or a whole replica's seats are asked
     for."""

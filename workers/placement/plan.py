@@ -36,7 +36,7 @@ from workers.replicas import ReplicaState
 def plan(facts: Facts, now: float) -> Plan:
     """Return what brings every model closer to what is asked of it, and why the rest has to wait."""
     site = Site(facts, now)
-    site.guarded = rollouts.guarded(site)
+    rollouts.enter(site)
     actions: list[Action] = [*standing(site), *_release(site)]
     placement = _Placement(site)
     for claim in claims(site):
@@ -66,13 +66,18 @@ class _Placement:
     def settle(self, claim: Claim) -> list[Action]:
         """Do what can be done for `claim`; for the build it may be replaced by, where nothing can."""
         model = claim.model
+        if self._site.count(model.id) > claim.nth:
+            # It is there already, in the place of another.
+            return []
         if model.id in self._explanations and self._explanations[model.id].outlook is not Outlook.LOADING:
             # What its first missing replica did not get, the second does not get either.
             return []
         actions, self._explanations[model.id] = self._place(claim)
         stand_in = self._site.models.get(self._stand_ins.get(model.id, ""))
-        if stand_in is not None and self._is_lost(model) and not self._site.count(stand_in.id):
-            more, self._explanations[stand_in.id] = self._place(replace(claim, model=stand_in))
+        if stand_in is None or not stand_in.ceiling or self._site.count(stand_in.id):
+            return actions
+        if self._is_lost(model):
+            more, self._explanations[stand_in.id] = self._place(replace(claim, model=stand_in, nth=0))
             actions += more
         return actions
 
@@ -86,13 +91,16 @@ class _Placement:
             if site.ready(model.id):
                 found[model.id] = Explanation(outlook=Outlook.SERVING, text="a replica is ready")
                 continue
-            explanation = self._explanations.get(model.id) or _loading(site, model)
+            explanation = self._explanations.get(model.id)
+            if explanation is None:
+                explanation = _loading(site, model) if site.count(model.id) else _NONE_ALLOWED
             found[model.id] = replace(explanation, instead=self._instead(model))
         return found
 
     def _is_lost(self, model: Model) -> bool:
         """Say whether nothing will serve `model` soon, so that its previous build has to."""
-        return not self._site.count(model.id) and self._explanations[model.id].outlook in _HOPELESS
+        explanation = self._explanations.get(model.id, _NONE_ALLOWED)
+        return not self._site.count(model.id) and explanation.outlook in _HOPELESS
 
     def _instead(self, model: Model) -> str | None:
         stand_in = self._stand_ins.get(model.id)
@@ -148,6 +156,9 @@ _SWITCHED_OFF = Explanation(
     outlook=Outlook.SWITCHED_OFF,
     text="models are loaded by hand only at the moment; an operator can load it with celerity load",
     retry_after_s=RETRY_AFTER_S,
+)
+_NONE_ALLOWED = Explanation(
+    outlook=Outlook.NO_CAPACITY, text="its replicas.max is 0, so it is not loaded", retry_after_s=RETRY_AFTER_S
 )
 
 

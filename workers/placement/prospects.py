@@ -79,7 +79,7 @@ class Prospects:
         model = site.models.get(model_id)
         if model is None:
             return True
-        kept = model.pinned or model_id in site.guarded or max(1, site.count(model_id)) <= model.floor
+        kept = model.pinned or model_id in site.guarded or max(1, site.count(model_id)) <= site.floor(model)
         return not kept and not (model.exclusive and busy)
 
     def _release(self, rooms: Sequence[Room], model: str, mib: int, *, active: bool) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from workers.placement.facts import Demand, Model, Replica
-from workers.placement.rollouts import superseded
 from workers.placement.site import Site
 from workers.replicas import ReplicaState
 
@@ -28,7 +27,7 @@ def wanted(site: Site, model: Model) -> int:
     demand = site.demand(model.id)
     if demand.unload and not demand.waiting:
         return 0
-    least = max(model.floor, int(demand.load))
+    least = max(site.floor(model), int(demand.load))
     if not demand.waiting:
         return least
     have = site.count(model.id)
@@ -43,7 +42,6 @@ def surplus(site: Site) -> Iterator[tuple[Replica, str, bool]]:
     None of them has work in flight, unless an operator wants its model gone. With the kill
     switch on, only that is a reason.
     """
-    old = superseded(site)
     for id_, live in site.live.items():
         model, demand = site.models.get(id_), site.demand(id_)
         if demand.unload and not demand.waiting:
@@ -53,8 +51,8 @@ def surplus(site: Site) -> Iterator[tuple[Replica, str, bool]]:
         elif model is None:
             yield from ((replica, "its model is no longer served", True) for replica in live)
         elif id_ not in site.guarded and not demand.waiting and not demand.load:
-            for replica, why in _unneeded(site, model, demand, superseded=id_ in old):
-                yield replica, why, id_ in old
+            for replica, why in _unneeded(site, model, demand):
+                yield replica, why, id_ in site.superseded
 
 
 def overslept(site: Site) -> Iterator[tuple[Replica, str]]:
@@ -99,25 +97,26 @@ def _rested(site: Site, demand: Demand) -> bool:
     return demand.scaled_at is None or site.now - demand.scaled_at >= site.limits.cooldown_s
 
 
-def _unneeded(site: Site, model: Model, demand: Demand, *, superseded: bool) -> Iterator[tuple[Replica, str]]:
+def _unneeded(site: Site, model: Model, demand: Demand) -> Iterator[tuple[Replica, str]]:
     """Yield what can go of a model for which nothing waits.
 
     1. All but its floor, when nobody has used it for its time to live.
     2. Those above its ceiling.
     3. One, when the others would have held the recent peak.
     """
-    live = site.live[model.id]
+    live, floor = site.live[model.id], site.floor(model)
     idle = sorted((r for r in site.ready(model.id) if r.in_flight == 0), key=worst_first)
     ttl_s = float("inf") if model.idle_ttl_s is None else model.idle_ttl_s
+    superseded = model.id in site.superseded
     if superseded:
         ttl_s = min(ttl_s, site.limits.rollout_settle_s)
     used_at = max([demand.last_request_at or 0.0, *(replica.idle_since for replica in live)])
     if len(idle) == len(live) and site.now - used_at > ttl_s:
         why = "replaced by the build its alias means now" if superseded else f"unused for {ttl_s:g} s"
-        yield from ((replica, why) for replica in idle[: max(0, len(live) - model.floor)])  # 1
+        yield from ((replica, why) for replica in idle[: max(0, len(live) - floor)])  # 1
     elif (above := len(live) - model.ceiling) > 0:
         yield from ((replica, "more than replicas.max") for replica in idle[:above])  # 2
-    elif idle and len(live) > max(1, model.floor) and demand.peak is not None and _rested(site, demand):
+    elif idle and len(live) > max(1, floor) and demand.peak is not None and _rested(site, demand):
         seats = sum(_seats(model, replica) for replica in live if replica is not idle[0])
         if demand.peak <= seats * site.limits.scale_down_load and _settled(site, idle[0]):
             yield idle[0], "the others are enough"  # 3

@@ -41,6 +41,10 @@ class Site:
         """Models with a replica that was told to sleep and does not yet."""
         self.guarded: set[str] = set()
         """Models that must not lose a replica whatever their own numbers say; see `rollouts`."""
+        self.kept: set[str] = set()
+        """Models that keep one replica up whatever their own numbers say."""
+        self.superseded: set[str] = set()
+        """Models that are up only because an alias once meant them."""
         self.moved: set[str] = set()
         """Replicas that this tick sends away or to sleep."""
         self._demands = {demand.model: demand for demand in facts.demands}
@@ -71,6 +75,10 @@ class Site:
     def count(self, model: str) -> int:
         """Replicas that serve, or will without another decision."""
         return len(self.live[model]) + self.promised[model]
+
+    def floor(self, model: Model) -> int:
+        """Return how many replicas `model` keeps whatever is asked for."""
+        return max(model.floor, 1 if model.id in self.kept and model.ceiling else 0)
 
     def ready(self, model: str) -> list[Replica]:
         return [replica for replica in self.live[model] if replica.state is ReplicaState.READY]
