@@ -151,6 +151,8 @@ def test_a_model_that_is_served_does_not_push_out_what_was_just_used() -> None:
     more = asked(interactive=8, oldest_s=6.0)
     recent = [*alone(last_used_at=NOW - 59), full]
     assert sent_away(actions(growing, more, replicas=recent, devices=cards)) == []
+    overdue = asked(interactive=8, oldest_s=45.0)
+    assert sent_away(actions(growing, overdue, replicas=recent, devices=cards)) == ["x-1"]
     unused = [*alone(last_used_at=NOW - 61), full]
     assert sent_away(actions(growing, more, replicas=unused, devices=cards)) == ["x-1"]
 

@@ -183,11 +183,13 @@ def _yields(site: Site, replica: Replica, claim: Claim) -> bool:
     """Say whether a replica that may leave does so for `claim`.
 
     A busy one not if it is the last of a model that has waited even longer. An idle one not
-    if it was just used, and the claim is for a further replica of a model that is served.
+    if it was just used, and the claim is for a further replica of a model that is served, and
+    whose requests do not wait beyond the age limit.
     """
     if claim.starving_s is None or not _busy(site, replica):
-        idle_s = site.now - replica.idle_since
-        return claim.tier is not Tier.GROWING or idle_s >= site.limits.growth_idle_s
+        if claim.tier is not Tier.GROWING or site.now - replica.idle_since >= site.limits.growth_idle_s:
+            return True
+        return site.demand(claim.model.id).oldest_s >= site.limits.age_limit_s
     return site.count(replica.model) > 1 or site.demand(replica.model).oldest_s < claim.starving_s
 
 

@@ -40,7 +40,8 @@ class Limits:
     give_up_after: int = 5
     """Failed loads in a row after which a model counts as failed."""
     growth_idle_s: float = 60.0
-    """A model that is served already takes the place of others only where they were not used for so long."""
+    """A model that is served already takes the place of others only where they were not used for so long,
+    or once its own requests wait beyond the age limit."""
     loads_at_once: int = 2
     """On one node: loads share its disk and its cores."""
     loads_per_minute: int = 30
