@@ -1,8 +1,8 @@
 """Plan for a site that is not there: an hour of bursty requests in virtual time.
 
-`python -m tests.site` simulates 200 nodes of four 48 GB devices and 100 models, and then the
-same models and requests on a tenth of the nodes, where not all of them fit. It prints what happened
-as a table, with how long each plan took on this machine. `--once` only times plans of a thousand
+`python -m tests.site` simulates 200 nodes of four 48 GB devices and 100 models; the same models
+where there are hardly enough seats for what is asked; and where only a part of the models fits.
+It prints what happened as a table, with how much processor time each plan took. `--once` only times plans of a thousand
 replicas on 200 nodes, from facts that were not simulated.
 """
 
@@ -30,10 +30,16 @@ GIVEN_UP_AFTER_S = 180.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.site", description=__doc__)
-    parser.add_argument("--nodes", type=int, nargs="+", default=[200, 20], help="one simulation for each")
+    parser.add_argument(
+        "--sites",
+        type=_site,
+        nargs="+",
+        default=[(200, 100.0), (20, 50.0), (8, 10.0)],
+        metavar="NODES:RATE",
+        help="one simulation for each: how many nodes, and requests a second on the average",
+    )
     parser.add_argument("--devices", type=int, default=4, help="of each node")
     parser.add_argument("--models", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=100.0, help="requests a second, on the average")
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--once", action="store_true", help="time single plans of a full site instead")
@@ -43,11 +49,18 @@ def main() -> None:
         sys.stdout.write(table([f"case {n + 1}" for n in range(len(found))], found))
         return
     columns = []
-    for nodes in options.nodes:
+    for nodes, rate in options.sites:
         site = build(nodes, options.devices, options.models, options.seed)
-        drive(site, rate=options.rate, seconds=options.seconds, seed=options.seed)
+        drive(site, rate=rate, seconds=options.seconds, seed=options.seed)
         columns.append(report(site, options.seconds))
-    sys.stdout.write(table([f"{nodes} x {options.devices} devices" for nodes in options.nodes], columns))
+    sys.stdout.write(
+        table([f"{nodes} x {options.devices} devices, {rate:g}/s" for nodes, rate in options.sites], columns)
+    )
+
+
+def _site(text: str) -> tuple[int, float]:
+    nodes, rate = text.split(":")
+    return int(nodes), float(rate)
 
 
 def build(nodes: int, devices: int, models: int, seed: int) -> Cluster:

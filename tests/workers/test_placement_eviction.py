@@ -15,6 +15,7 @@ from tests.workers.placement_facts import (
     card,
     explained,
     model,
+    planned,
     replica,
     sent_away,
     starting,
@@ -84,16 +85,38 @@ def test_what_loads_is_never_evicted(patience_s: float) -> None:
 
 
 @pytest.mark.parametrize("patience_s", [1.0, 1000.0])
-def test_a_replica_has_served_for_a_while_before_it_leaves(patience_s: float) -> None:
+def test_an_idle_replica_keeps_its_place_for_a_quarter_of_what_its_load_took(patience_s: float) -> None:
+    args: Any = ([large(), large("x", load_s=40.0)], asked(oldest_s=patience_s))
+    assert actions(*args, replicas=alone(ready_at=NOW - 9, last_used_at=None), devices=ONE) == []
+    served = alone(ready_at=NOW - 10, last_used_at=None)
+    assert sent_away(actions(*args, replicas=served, devices=ONE)) == ["x-1"]
+
+
+@pytest.mark.parametrize(("load_s", "turn_s"), [(1.0, 10.0), (30.0, 30.0), (200.0, 45.0)])
+def test_a_busy_replica_has_its_turn_before_it_is_drained(load_s: float, turn_s: float) -> None:
+    args: Any = ([large(), large("x", load_s=load_s)], asked(oldest_s=1000.0))
+    early = alone(ready_at=NOW - turn_s + 0.1, in_flight=1)
+    assert actions(*args, replicas=early, devices=ONE) == []
+    late = alone(ready_at=NOW - turn_s, in_flight=1)
+    assert sent_away(actions(*args, replicas=late, devices=ONE)) == ["x-1"]
+
+
+def test_what_is_soon_awake_again_keeps_its_place_for_less_time() -> None:
+    roomy = [Node(id="n", ram_free_mib=LARGE)]
+    args: Any = ([large(), large("x", load_s=40.0, wake_s=2.0)], asked())
+    awake = alone(ready_at=NOW - 0.5, last_used_at=None, **SLEEPY)
+    assert [type(one) for one in actions(*args, replicas=awake, devices=ONE, nodes=roomy)] == [Sleep]
+
+
+def test_the_plan_says_when_a_place_can_be_had() -> None:
     new = alone(ready_at=NOW - 9, last_used_at=None)
-    assert actions([large(), large("x")], asked(oldest_s=patience_s), replicas=new, devices=ONE) == []
+    found = planned([large(), large("x", load_s=40.0)], asked(), replicas=new, devices=ONE)
+    assert found.again_at == NOW + 1
 
 
-def test_a_replica_serves_for_as_long_as_its_load_took_unless_somebody_starves() -> None:
-    new = alone(ready_at=NOW - 50, last_used_at=None)
-    slow = large("x", load_s=60.0)
-    assert actions([large(), slow], asked(), replicas=new, devices=ONE) == []
-    assert sent_away(actions([large(), slow], asked(oldest_s=45.0), replicas=new, devices=ONE)) == ["x-1"]
+def test_the_plan_says_when_somebody_will_have_waited_for_too_long() -> None:
+    found = planned([large(), large("x")], asked(oldest_s=40.0), replicas=alone(in_flight=1), devices=ONE)
+    assert found.again_at == NOW + 5
 
 
 def test_work_in_flight_is_not_evicted() -> None:

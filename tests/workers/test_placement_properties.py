@@ -31,7 +31,7 @@ NODES = ("n0", "n1", "n2")
 CARDS = ("cuda:0", "cuda:1")
 MODELS = ("a", "b", "c", "d")
 TOTAL_MIB = 48_000
-MANY = settings(max_examples=100, deadline=None, derandomize=True)
+MANY = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @st.composite

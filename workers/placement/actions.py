@@ -111,3 +111,5 @@ class Plan:
     actions: tuple[Action, ...]
     explanations: Mapping[str, Explanation]
     """By model, for each that is asked for or should be up."""
+    again_at: float | None = None
+    """When planning is worth it again even if nothing happens until then; None: at the next tick."""

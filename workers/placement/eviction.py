@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from workers.placement.actions import Drain, Sleep
-from workers.placement.facts import Place, Replica
+from workers.placement.facts import Model, Place, Replica
 from workers.placement.fairness import Claim, Tier
 from workers.placement.placing import Option, Spot, options
 from workers.placement.room import Room, held
@@ -169,14 +169,19 @@ def _may_leave(site: Site, replica: Replica, *, starving: bool) -> bool:
     if replica.state is not ReplicaState.READY:
         return False
     busy = _busy(site, replica)
-    served_s = site.now - (replica.ready_at or replica.started_at)
-    worth_s = site.limits.residency_loads * model.load_s
-    if starving:
-        # Not less: with more work than seats everybody starves all the time, and would only be loaded.
-        worth_s = min(worth_s, site.limits.age_limit_s)
-    if served_s < max(site.limits.min_residency_s, worth_s):
+    if busy and (model.exclusive or not starving):
         return False
-    return not busy or (starving and not model.exclusive)
+    leaves_at = (replica.ready_at or replica.started_at) + _residency_s(site, replica, model, busy=busy)
+    site.look_again(leaves_at)
+    return site.now >= leaves_at
+
+
+def _residency_s(site: Site, replica: Replica, model: Model, *, busy: bool) -> float:
+    limits = site.limits
+    cost_s = model.wake_s if site.may_sleep(replica) else model.load_s
+    if not busy:
+        return limits.residency_loads * cost_s
+    return max(limits.turn_s, min(limits.turn_loads * cost_s, limits.age_limit_s))
 
 
 def _yields(site: Site, replica: Replica, claim: Claim) -> bool:

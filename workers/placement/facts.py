@@ -50,6 +50,8 @@ class Model:
     """The only devices it may be on, its replicas spread evenly over them; empty: any."""
     load_s: float = 30.0
     """What a load takes, as measured or else estimated: what a swap costs."""
+    wake_s: float = 2.0
+    """The same for waking a replica that sleeps."""
 
     @property
     def floor(self) -> int:

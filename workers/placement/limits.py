@@ -14,11 +14,13 @@ class Limits:
     for it. With its load it must stay below the queue's `max_wait_s` (180)."""
     bulk_age_limit_s: float = 900.0
     """The same where only bulk work waits."""
-    min_residency_s: float = 10.0
-    """How long a replica serves before anybody may have its place."""
-    residency_loads: float = 1.0
-    """A replica serves at least so many times what loading its model takes: a swap must be worth its cost.
-    For somebody who starves no longer than `age_limit_s`."""
+    residency_loads: float = 0.25
+    """How long an idle replica keeps its place, in times of what it takes to bring its model back."""
+    turn_loads: float = 1.0
+    """How long one with work keeps it from somebody who starves, in the same: with more work than
+    seats all of them starve all the time, and would only be loaded. No longer than `age_limit_s`."""
+    turn_s: float = 10.0
+    """It keeps its place for at least so long."""
     scale_up_after_s: float = 5.0
     """More replicas for a model only when its oldest request waited so long, or a whole replica's seats are asked
     for."""

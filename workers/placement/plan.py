@@ -41,7 +41,8 @@ def plan(facts: Facts, now: float) -> Plan:
     placement = _Placement(site)
     for claim in claims(site):
         actions += placement.settle(claim)
-    return Plan(tuple(actions), placement.explained())
+    again_at = site.again_at if site.again_at < float("inf") else None
+    return Plan(tuple(actions), placement.explained(), again_at)
 
 
 def _release(site: Site) -> Iterator[Action]:
@@ -131,6 +132,8 @@ class _Placement:
             self._rooms_made += 1
             leave = self._evictions.order(eviction, f"making room for {model.id}: {claim.why}")
             return [*leave], self._wait_for(claim, eviction.spot)  # 4
+        if claim.starving_s is None and claim.nth == 0:
+            site.look_again(site.now + site.limits.age_limit_s - site.demand(model.id).oldest_s)
         return [], self._prospects.of(model)  # 5
 
     def _load(self, claim: Claim, spot: Spot) -> Action:
@@ -170,6 +173,7 @@ def _obstacle(site: Site, model: Model) -> Explanation | None:
     if failures is not None and backoff.hopeless(failures, site.limits):
         return Explanation(outlook=Outlook.FAILED, text=failures.reason)
     if failures is not None and (wait_s := backoff.may_retry_at(failures, site.limits) - site.now) > 0:
+        site.look_again(site.now + wait_s)
         text = f"{failures.reason}; the next try is in {wait_s:.0f} s"
         return Explanation(outlook=Outlook.BACKING_OFF, text=text, retry_after_s=wait_s)
     if model.id in site.dozing and not site.count(model.id):

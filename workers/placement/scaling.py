@@ -127,7 +127,7 @@ def _seats(model: Model, replica: Replica) -> int:
 
 
 def _settled(site: Site, replica: Replica) -> bool:
-    return site.now - (replica.ready_at or replica.started_at) >= site.limits.min_residency_s
+    return site.now - (replica.ready_at or replica.started_at) >= site.limits.cooldown_s
 
 
 def _slept_s(site: Site, replica: Replica) -> float:

@@ -45,6 +45,8 @@ class Site:
         """Models that keep one replica up whatever their own numbers say."""
         self.superseded: set[str] = set()
         """Models that are up only because an alias once meant them."""
+        self.again_at = float("inf")
+        """When something will be possible that is not yet, and that somebody waits for."""
         self.moved: set[str] = set()
         """Replicas that this tick sends away or to sleep."""
         self._demands = {demand.model: demand for demand in facts.demands}
@@ -75,6 +77,10 @@ class Site:
     def count(self, model: str) -> int:
         """Replicas that serve, or will without another decision."""
         return len(self.live[model]) + self.promised[model]
+
+    def look_again(self, at: float) -> None:
+        if at > self.now:
+            self.again_at = min(self.again_at, at)
 
     def floor(self, model: Model) -> int:
         """Return how many replicas `model` keeps whatever is asked for."""
