@@ -74,9 +74,12 @@ def build(nodes: int, devices: int, models: int, seed: int) -> Cluster:
 def drive(site: Cluster, *, rate: float, seconds: float, seed: int) -> None:
     for ask in hour(list(site.models.values()), rate=rate, until_s=seconds, seed=seed):
         site.ask(ask.model, ask.at, ask.service_s, bulk=ask.bulk)
-    # Or the collector looks through a million requests to come while a plan is made and timed.
-    gc.freeze()
-    site.run_until(seconds)
+    # Or the collector looks through all the requests of the hour while a plan is made and timed.
+    gc.disable()
+    try:
+        site.run_until(seconds)
+    finally:
+        gc.enable()
 
 
 def report(site: Cluster, seconds: float) -> dict[str, str]:

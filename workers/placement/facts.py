@@ -113,7 +113,8 @@ class Replica:
     last_used_at: float | None = None
     in_flight: int = 0
     seats: int | None = None
-    """As it says itself; None: it has not spoken yet."""
+    """As it says itself; None: it has not spoken yet. An engine whose KV cache is full has no more than it
+    answers now, or a replica more would look like one too many."""
     slot: int | None = None
     """Which of its model's replicas it is, for those that the loader started."""
     used_mib: int | None = None
