@@ -78,6 +78,12 @@ def test_some_never_leave_whoever_waits_for_however_long(held_by: dict[str, Any]
     assert found == []
 
 
+def test_a_pinned_model_loses_none_of_its_replicas_to_others() -> None:
+    two = [replica("x", f"x-{i}", mib=20_000) for i in range(2)]
+    models = [large(), model("x", 20_000, pinned=True, replicas_max=2)]
+    assert sent_away(actions(models, asked(oldest_s=1000.0), replicas=two, devices=ONE)) == []
+
+
 @pytest.mark.parametrize("patience_s", [1.0, 1000.0])
 def test_what_loads_is_never_evicted(patience_s: float) -> None:
     loading = [starting("x", mib=LARGE)]

@@ -86,6 +86,11 @@ def test_the_previous_build_is_tried_where_there_is_no_room_for_the_desired_one(
     assert starts(found) == [("old", ("cuda:0",))]
 
 
+def test_a_stand_in_that_is_asked_for_itself_is_loaded_once() -> None:
+    demands = [asked("new", oldest_s=20.0), asked("old")]
+    assert len(starts(actions(BUILDS, *demands, rollouts=MOVE, failures=[failed("new")]))) == 1
+
+
 def test_once_it_stands_in_it_is_not_loaded_again() -> None:
     up = [starting("old")]
     assert (

@@ -54,6 +54,14 @@ def test_what_is_promised_is_taken_off_what_foreign_processes_leave() -> None:
     assert starts(actions([model(), model("x")], asked(), replicas=loading, devices=foreign)) == []
 
 
+def test_what_a_ready_replica_may_still_take_is_not_free() -> None:
+    """The simulated engine takes next to nothing, and main memory is taken page by page."""
+    lazy = [replica("x", mib=20_000)]
+    assert (
+        starts(actions([model(mib=30_000), model("x")], asked(), replicas=lazy, devices=[card(free_mib=47_000)])) == []
+    )
+
+
 def test_what_a_loading_replica_has_taken_already_is_not_counted_twice() -> None:
     loading = [starting("x", mib=20_000, used_mib=20_000)]
     halfway = [card(free_mib=28_000)]
