@@ -10,13 +10,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from tests.site.machines import Card, Machine, Process, Request
+from tests.site.asked import Asked
+from tests.site.machines import ENDING, GOES_TO, Card, Machine, Process, Request, failed_again
+from tests.site.watch import faults_of, over_committed
 from workers.placement.actions import Action, Drain, MarkFailed, Plan, Sleep, Start, Stop, Wake
-from workers.placement.facts import Demand, Facts, LoadFailures, Model, Reservation, Rollout
+from workers.placement.facts import Facts, LoadFailures, Model, Reservation, Rollout
 from workers.placement.limits import Limits
 from workers.placement.plan import plan
 from workers.replicas import ReplicaState
@@ -52,7 +54,8 @@ class Cluster:
         self.processes: dict[str, Process] = {}
         self.reservations: dict[str, Reservation] = {}
         self.failures: dict[str, LoadFailures] = {}
-        self.queues: dict[str, deque[Request]] = defaultdict(deque)
+        self.asked_for = Asked(self.limits.peak_window_s)
+        self.queues = self.asked_for.queues
         self.finished: list[Request] = []
         self.wrong: list[str] = []
         self.starts: list[tuple[float, str]] = []
@@ -63,9 +66,6 @@ class Cluster:
         self.hits = self.asked = 0
         self.loses_order: Callable[[Action], bool] = lambda _: False
         self.fails_load: Callable[[Process], bool] = lambda _: False
-        self._last_request: dict[str, float] = {}
-        self._scaled_at: dict[str, float] = {}
-        self._peaks: dict[str, deque[tuple[float, int]]] = defaultdict(deque)
         self._by_model: dict[str, list[Process]] = defaultdict(list)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -107,7 +107,7 @@ class Cluster:
     def facts(self) -> Facts:
         return Facts(
             models=tuple(self.models.values()),
-            demands=tuple(self._demand(model) for model in self.models),
+            demands=tuple(self.asked_for.demand(model, self._running(model), self.now) for model in self.models),
             replicas=tuple(process.fact() for process in self.processes.values()),
             devices=tuple(card.fact(self.now) for card in self.cards.values()),
             nodes=tuple(machine.fact() for machine in self.machines.values()),
@@ -117,11 +117,14 @@ class Cluster:
             limits=self.limits,
         )
 
+    def _running(self, model: str) -> int:
+        return sum(len(process.running) for process in self._by_model[model])
+
     # Requests.
 
     def _arrive(self, request: Request) -> None:
         self.asked += 1
-        self._last_request[request.model] = self.now
+        self.asked_for.last_request_at[request.model] = self.now
         serving = any(process.state is ReplicaState.READY for process in self._by_model[request.model])
         self.hits += serving
         self.queues[request.model].append(request)
@@ -173,11 +176,6 @@ class Cluster:
             self._nudged = True
             self.after(NUDGE_S, self._wake_loader)
 
-    def _look_again(self, when: float) -> None:
-        """Plan at `when`, unless the next tick comes first anyway."""
-        if when < self._next_tick_at:
-            self.at(when, self._nudge)
-
     def _wake_loader(self) -> None:
         self._nudged = False
         self._plan()
@@ -187,11 +185,13 @@ class Cluster:
         began = time.thread_time()
         self.last_plan = plan(facts, self.now)
         self.plan_s.append(time.thread_time() - began)
-        if self.last_plan.again_at is not None:
-            self._look_again(self.last_plan.again_at)
+        if (again_at := self.last_plan.again_at) is not None and again_at < self._next_tick_at:
+            self.at(again_at, self._nudge)
         for action in self.last_plan.actions:
             self.actions[type(action).__name__] += 1
-            self._check(action)
+            if isinstance(action, Drain | Sleep | Stop):
+                process = self.processes[action.replica]
+                self._note(faults_of(action, process, len(self._by_model[process.model.id])))
             carry_out = self._record(action)
             if not self.loses_order(action):
                 self.after(ORDER_S, carry_out)
@@ -212,16 +212,16 @@ class Cluster:
                     expires_at=self.now + RESERVATION_S,
                 )
                 self.starts.append((self.now, action.model))
-                self._scaled_at[action.model] = self.now
+                self.asked_for.scaled_at[action.model] = self.now
                 return lambda: self._begin(name, action)
             case MarkFailed():
                 known = self.failures[action.model]
                 return lambda: self.failures.update({action.model: replace(known, given_up=True)})
             case _:
                 process = self.processes[action.replica]
-                process.told = _GOES_TO[type(action)]
+                process.told = GOES_TO[type(action)]
                 process.told_at = self.now
-                self._scaled_at[process.model.id] = self.now
+                self.asked_for.scaled_at[process.model.id] = self.now
                 return lambda: self._carry_out(action)
 
     def _carry_out(self, action: Drain | Stop | Sleep | Wake) -> None:
@@ -229,7 +229,7 @@ class Cluster:
             return
         state = process.state
         match action:
-            case Drain() if state not in _ENDING:
+            case Drain() if state not in ENDING:
                 process.state = ReplicaState.DRAINING
                 self._rest(process)
             case Stop():
@@ -239,7 +239,7 @@ class Cluster:
                 self._rest(process)
             case Wake() if state is ReplicaState.SLEEPING:
                 process.hold(process.mib)
-                self._watch_memory()
+                self._note(over_committed(self.cards.values()))
                 self.after(WAKE_S, lambda: self._ready(process))
             case _:
                 pass
@@ -266,7 +266,7 @@ class Cluster:
     def _fill(self, process: Process) -> None:
         if process.id in self.processes:
             process.hold(process.mib)
-            self._watch_memory()
+            self._note(over_committed(self.cards.values()))
 
     def _ready(self, process: Process) -> None:
         if process.id not in self.processes or process.state not in (ReplicaState.STARTING, ReplicaState.SLEEPING):
@@ -281,80 +281,19 @@ class Cluster:
         self._pull(process.model.id)
 
     def _load_failed(self, process: Process) -> None:
-        known = self.failures.get(process.model.id)
-        self.failures[process.model.id] = LoadFailures(
-            model=process.model.id,
-            count=1 + (known.count if known else 0),
-            last_at=self.now,
-            reason="it did not load",
-            nodes=frozenset({process.node}) | (known.nodes if known else frozenset()),
-        )
+        self.failures[process.model.id] = failed_again(process, self.failures.get(process.model.id), self.now)
         self._gone(process, ReplicaState.FAILED)
 
     def _gone(self, process: Process, state: ReplicaState) -> None:
         if process.id not in self.processes:
             return
         if process.running:
-            self.wrong.append(f"{self.now:.1f}: {process.id} ended with work in flight")
+            self._note([f"{process.id} ended with work in flight"])
         process.state = state
         process.hold(0)
         del self.processes[process.id]
         self._by_model[process.model.id].remove(process)
         self._nudge()
 
-    # What must never be.
-
-    def _check(self, action: Action) -> None:
-        if not isinstance(action, Drain | Stop | Sleep):
-            return
-        process = self.processes[action.replica]
-        if process.model.pinned and len(self._by_model[process.model.id]) <= process.model.floor:
-            self.wrong.append(f"{self.now:.1f}: pinned {process.id} was sent away: {action.why}")
-        if process.state is ReplicaState.STARTING and not isinstance(action, Stop):
-            self.wrong.append(f"{self.now:.1f}: {process.id} was sent away while it loaded: {action.why}")
-        # One whose order got lost may have taken work before it is told again. It finishes that.
-        allowed = not isinstance(action, Stop) and action.why == "ordered before"
-        allowed |= isinstance(action, Drain) and "too long" in action.why
-        if process.running and not allowed:
-            self.wrong.append(f"{self.now:.1f}: {process.id} was sent away with work in flight: {action.why}")
-
-    def _watch_memory(self) -> None:
-        for card in self.cards.values():
-            if card.used_mib + card.foreign_mib > card.total_mib:
-                self.wrong.append(f"{self.now:.1f}: {card.place} holds {card.used_mib} of {card.total_mib} MiB")
-
-    # What the loader knows.
-
-    def _demand(self, model: str) -> Demand:
-        queue = self.queues[model]
-        interactive = [request for request in queue if not request.bulk]
-        bulk = [request for request in queue if request.bulk]
-        running = sum(len(process.running) for process in self._by_model[model])
-        return Demand(
-            model=model,
-            interactive=len(interactive),
-            bulk=len(bulk),
-            interactive_oldest_s=self.now - interactive[0].arrived_at if interactive else 0.0,
-            bulk_oldest_s=self.now - bulk[0].arrived_at if bulk else 0.0,
-            last_request_at=self._last_request.get(model),
-            peak=self._peak(model, running + len(queue)),
-            scaled_at=self._scaled_at.get(model),
-        )
-
-    def _peak(self, model: str, current: int) -> int:
-        window = self._peaks[model]
-        while window and window[-1][1] <= current:
-            window.pop()
-        window.append((self.now, current))
-        while window[0][0] < self.now - self.limits.peak_window_s:
-            window.popleft()
-        return window[0][1]
-
-
-_GOES_TO = {
-    Drain: ReplicaState.DRAINING,
-    Stop: ReplicaState.STOPPED,
-    Sleep: ReplicaState.SLEEPING,
-    Wake: ReplicaState.READY,
-}
-_ENDING = (ReplicaState.DRAINING, ReplicaState.STOPPED, ReplicaState.FAILED)
+    def _note(self, faults: Iterable[str]) -> None:
+        self.wrong += [f"{self.now:.1f}: {fault}" for fault in faults]

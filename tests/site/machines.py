@@ -6,9 +6,19 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from workers.devices import DeviceKind
-from workers.placement.facts import Device, Model, Node, Place, Replica
+from workers.placement.actions import Drain, Sleep, Stop, Wake
+from workers.placement.facts import Device, LoadFailures, Model, Node, Place, Replica
 from workers.placement.reliability import Reliability
 from workers.replicas import ReplicaState
+
+ENDING = (ReplicaState.DRAINING, ReplicaState.STOPPED, ReplicaState.FAILED)
+GOES_TO = {
+    Drain: ReplicaState.DRAINING,
+    Stop: ReplicaState.STOPPED,
+    Sleep: ReplicaState.SLEEPING,
+    Wake: ReplicaState.READY,
+}
+"""Where each order sends a replica."""
 
 
 @dataclass(slots=True, eq=False)
@@ -130,3 +140,14 @@ class Process:
             told=self.told,
             told_at=self.told_at,
         )
+
+
+def failed_again(process: Process, known: LoadFailures | None, now: float) -> LoadFailures:
+    """Return what is known of the failed loads of a model once `process` failed too."""
+    return LoadFailures(
+        model=process.model.id,
+        count=1 + (known.count if known else 0),
+        last_at=now,
+        reason="it did not load",
+        nodes=frozenset({process.node}) | (known.nodes if known else frozenset()),
+    )

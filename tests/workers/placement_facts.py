@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from tests.site.machines import GOES_TO
 from workers.devices import DeviceKind
 from workers.placement.actions import Action, Drain, Explanation, MarkFailed, Plan, Sleep, Start, Stop, Wake
 from workers.placement.facts import (
@@ -119,7 +120,7 @@ def sent_away(found: Sequence[Action]) -> list[str]:
 def recorded(before: Facts, done: Plan, now: float = NOW) -> Facts:
     """Return the facts once the loader has written its orders down, and nobody has followed one yet."""
     told = {
-        action.replica: _GOES_TO[type(action)]
+        action.replica: GOES_TO[type(action)]
         for action in done.actions
         if isinstance(action, Drain | Stop | Sleep | Wake)
     }
@@ -147,13 +148,6 @@ def recorded(before: Facts, done: Plan, now: float = NOW) -> Facts:
         failures=[dataclasses.replace(one, given_up=one.given_up or one.model in given_up) for one in before.failures],
     )
 
-
-_GOES_TO = {
-    Drain: ReplicaState.DRAINING,
-    Stop: ReplicaState.STOPPED,
-    Sleep: ReplicaState.SLEEPING,
-    Wake: ReplicaState.READY,
-}
 
 __all__ = [
     "CARD_MIB",
