@@ -1,6 +1,9 @@
 """Celery's own options, the same for every process. No logic; docs/ARCHITECTURE.md says why."""
 
-imports = ("tasks.inference",)
+imports = ("tasks.inference", "tasks.loader_task")
+
+# A tick that comes late sees what a later one sees.
+beat_schedule = {"loader": {"task": "tasks.loader.tick", "schedule": 2.0, "options": {"queue": "loader", "expires": 5}}}
 task_default_queue = "default"
 task_create_missing_queues = True
 timezone = "UTC"

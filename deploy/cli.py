@@ -94,11 +94,20 @@ def chat(model: str | None, url: str | None, key: str | None, state_dir: Path | 
 
 
 @main.command()
+@click.argument("model", required=False)
 @_models
 @_state_dir
-def doctor(**options: Any) -> None:
-    """Say what this machine has, what is missing, and how to fix it."""
+def doctor(model: str | None, **options: Any) -> None:
+    """Say what this machine has, what is missing, and how to fix it.
+
+    With MODEL: what that model is, how much memory each part of it takes, and where it
+    would fit. The exit code is 1 when something is missing, or the model could not run.
+    """
     settings = settings_with(**options)
+    if model is not None:
+        from deploy import model_doctor  # noqa: PLC0415
+
+        sys.exit(model_doctor.run(settings, model))
     from deploy import doctor as examination  # noqa: PLC0415
 
     sys.exit(examination.run(settings))

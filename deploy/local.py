@@ -25,9 +25,10 @@ from tasks.connections import command_client
 from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore
 from tasks.reaper import Reaper
 from tasks.settings import Settings, embedded_redis_url
-from workers import inventory, launcher
-from workers.launcher.base import Launcher
+from workers.inventory import Inventory
+from workers.launcher.base import ServiceLauncher
 from workers.launcher.guard import GRACE_S
+from workers.launcher.process import ProcessLauncher
 from workers.registry import ModelSpec, Registry
 
 _REDIS_START_S = 60.0
@@ -43,7 +44,7 @@ def up(settings: Settings, *, verbose: bool = False) -> None:
         stack.enter_context(running.only_one(settings.state_dir))
         registry = preflight.check(settings)
         wakeups = stack.enter_context(Wakeups())
-        starter = launcher.create(settings.launcher, settings.state_dir / "logs")
+        starter = ProcessLauncher(settings.state_dir / "logs")
         stack.callback(starter.close)
         LocalCluster(settings, registry, starter, wakeups, verbose=verbose).run()
 
@@ -52,7 +53,7 @@ class LocalCluster:
     """One run of `celerity up`."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, starter: Launcher, wakeups: Wakeups, *, verbose: bool
+        self, settings: Settings, registry: Registry, starter: ServiceLauncher, wakeups: Wakeups, *, verbose: bool
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -62,6 +63,7 @@ class LocalCluster:
         self._echo = LogEcho(settings.state_dir / "logs") if verbose else None
         self._client = command_client(settings.redis_url)
         self._nodes = NodeStore(self._client)
+        self._inventory = Inventory(memory_mib=settings.memory_mib)
         self._reaper = Reaper(self._client)
         self._url = readiness.base_url(settings.host, settings.port)
         self._replicas: dict[str, ModelSpec] = {}  # by service name
@@ -115,7 +117,7 @@ class LocalCluster:
         running.write(settings.state_dir, note)
         self._supervisor.start(services.gateway(settings))
         self._supervisor.start(services.control(settings))
-        device = inventory.devices()[0].id
+        device = next((it.id for it in self._inventory.survey().devices if not it.unknown), "cpu")
         for spec in preflight.pinned(self._registry):
             for service in services.replicas(spec, settings, device):
                 self._replicas[service.name] = spec
@@ -201,7 +203,7 @@ class LocalCluster:
         wanted = [name for name in self._replicas if self._supervisor.phase(name) is not Phase.GAVE_UP]
         facts = NodeFacts(
             id=self._settings.node_id,
-            devices=inventory.devices(),
+            devices=self._inventory.survey().devices,
             launched={self._supervisor.process(name).name: self._replicas[name].id for name in wanted},
             failed=dict(self._failed),
         )
@@ -219,6 +221,7 @@ class LocalCluster:
             stopping=lambda name: self._progress.say(name, "stopping"),
         )
         self._client.close()
+        self._inventory.close()
         running.remove(self._settings.state_dir)
         if self._settings.redis_url == embedded_redis_url(self._settings.state_dir):
             embedded_redis.remove_socket(self._settings.state_dir)

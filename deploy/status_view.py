@@ -111,10 +111,14 @@ def _nodes(nodes: list[dict[str, Any]]) -> Table:
     for node in nodes:
         head: list[str | Text] = [node["id"], _coloured(node["state"]), f"{node['heartbeat_age_s']:.0f} s ago"]
         for device in node["devices"] or [None]:
-            sizes = [f"{device[key]:,} MiB" for key in ("total_mib", "free_mib", "reserved_mib")] if device else []
+            sizes = [_mib(device[key]) for key in ("total_mib", "free_mib", "reserved_mib")] if device else []
             table.add_row(*head, *([device["id"], *sizes] if device else []))
             head = ["" for _ in head]
     return table
+
+
+def _mib(amount: int | None) -> str:
+    return "unknown" if amount is None else f"{amount:,} MiB"
 
 
 def _table(*columns: str) -> Table:

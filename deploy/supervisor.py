@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import assert_never
 
 from deploy.restarts import GiveUp, Retry, after_crash
-from workers.launcher.base import Command, Launcher, Process
+from workers.launcher.base import Command, Process, ServiceLauncher
 
 _TAIL_LINES = 15
 
@@ -45,7 +45,7 @@ class Died:
     service: str
     process: str
     exit_code: int
-    log: Path
+    log: Path | str
     tail: list[str]
     next: Retry | GiveUp
 
@@ -62,7 +62,7 @@ class _Supervised:
 class Supervisor:
     """`now` is always a time of the monotonic clock."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: ServiceLauncher) -> None:
         self._launcher = launcher
         self._all: dict[str, _Supervised] = {}
 

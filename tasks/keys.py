@@ -16,6 +16,16 @@
 | celerity:replica:{replica}       | hash   | that worker      | status, gateway | REPLICA_TTL_S, refreshed       |
 | celerity:replicas                | zset   | workers          | reapers, status | for ever (one; the dead reaped)|
 | celerity:failed:{model}          | string | supervisor       | gateway         | NODE_TTL_S, refreshed          |
+| celerity:orders                  | hash   | loader, agents   | agents, loader  | for ever (one; ended ones go)  |
+| celerity:loader:lock             | string | loader           | loaders         | LEADS_S of tasks.leadership    |
+| celerity:loader:epoch            | string | loader           | loaders         | for ever (one number)          |
+| celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
+| celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
+| celerity:loader:nudged           | string | gateway          | gateways        | NUDGED_TTL_MS                  |
+| celerity:loadfailures            | hash   | agents, loader   | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:demand:{model}          | string  | loader           | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:wish:{model}            | string | operator         | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:outlook:{model}         | string | loader           | gateway, status | OUTLOOK_TTL_S, refreshed       |
 | celerity:node:{node}             | hash   | supervisor       | status          | NODE_TTL_S, refreshed          |
 | celerity:nodes                   | zset   | supervisor       | status          | for ever (one; pruned by age)  |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
@@ -38,6 +48,10 @@ PACE_TTL_S = 60
 REAPING_TTL_S = 5
 DEAD_LETTER_TTL_S = 7 * 86_400
 REPLICA_TTL_S = 10
+LOADER_RAN_TTL_S = 3600
+NUDGED_TTL_MS = 250
+LOADER_MEMORY_TTL_S = 86_400
+OUTLOOK_TTL_S = 15
 NODE_TTL_S = 30
 REQUEST_GRACE_S = 60
 
@@ -45,9 +59,16 @@ REQUEST_GRACE_S = 60
 REPLICAS = "celerity:replicas"
 DEAD_LETTERS = "celerity:deadletters"
 NODES = "celerity:nodes"
+ORDERS = "celerity:orders"
+LOADER_LOCK = "celerity:loader:lock"
+LOADER_EPOCH = "celerity:loader:epoch"
+LOADER_RAN = "celerity:loader:ran"
+LOADER_OFF = "celerity:loader:off"
+LOADER_NUDGED = "celerity:loader:nudged"
+LOAD_FAILURES = "celerity:loadfailures"
 
 # Keys that may stand without a TTL; the integration suite fails on any other.
-FOR_EVER = (REPLICAS, NODES, DEAD_LETTERS)
+FOR_EVER = (REPLICAS, NODES, DEAD_LETTERS, ORDERS, LOADER_EPOCH, LOADER_OFF)
 # Written by kombu, under names of its own choosing.
 KOMBU_PREFIXES = ("_kombu.", "unacked", "model.", "loader", "celery", "default", "node.", "batch", "control")
 
@@ -98,6 +119,18 @@ def replica(replica_id: str) -> str:
 
 def failed(model: str) -> str:
     return f"celerity:failed:{model}"
+
+
+def demand(model: str) -> str:
+    return f"celerity:demand:{model}"
+
+
+def wish(model: str) -> str:
+    return f"celerity:wish:{model}"
+
+
+def outlook(model: str) -> str:
+    return f"celerity:outlook:{model}"
 
 
 def node(node_id: str) -> str:

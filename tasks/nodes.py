@@ -13,7 +13,9 @@ import orjson
 import redis
 
 from tasks import keys
-from workers.devices import Device, DeviceKind
+from workers.devices import Device, DeviceKind, Holder
+from workers.placement.facts import Need
+from workers.placement.reliability import Reliability
 
 HEARTBEAT_S = 5.0
 # Three beats may be lost before a node counts as dead.
@@ -32,6 +34,11 @@ class NodeFacts:
     """Replica id → model, for every worker process that was started there and has not ended."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Model → why it is not started there any more."""
+    needs: Mapping[str, tuple[Need, ...]] = field(default_factory=dict)
+    """Model → the ways a replica of it can run, best first, as far as this machine can tell."""
+    reliability: Reliability = field(default_factory=Reliability)
+    loads: tuple[float, ...] = ()
+    """When loads were begun there, during the last minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +100,41 @@ def _encode(facts: NodeFacts) -> dict[Any, Any]:
         "devices": orjson.dumps(facts.devices),
         "launched": orjson.dumps(dict(facts.launched)),
         "failed": orjson.dumps(dict(facts.failed)),
+        "needs": orjson.dumps(dict(facts.needs)),
+        "reliability": orjson.dumps(facts.reliability),
+        "loads": orjson.dumps(facts.loads),
     }
 
 
 def _decode(node_id: str, fields: Mapping[bytes, bytes]) -> NodeFacts:
-    devices = orjson.loads(fields.get(b"devices", b"[]"))
     return NodeFacts(
         id=node_id,
-        devices=tuple(
-            Device(id=d["id"], kind=DeviceKind(d["kind"]), total_mib=d["total_mib"], free_mib=d["free_mib"])
-            for d in devices
-        ),
+        devices=tuple(_device(told) for told in orjson.loads(fields.get(b"devices", b"[]"))),
         launched=orjson.loads(fields.get(b"launched", b"{}")),
         failed=orjson.loads(fields.get(b"failed", b"{}")),
+        needs={
+            model: tuple(_need(told) for told in ways)
+            for model, ways in orjson.loads(fields.get(b"needs", b"{}")).items()
+        },
+        reliability=Reliability(**orjson.loads(fields.get(b"reliability", b"{}"))),
+        loads=tuple(orjson.loads(fields.get(b"loads", b"[]"))),
+    )
+
+
+def _need(told: Mapping[str, Any]) -> Need:
+    return Need(kind=DeviceKind(told["kind"]), mib=told["mib"], devices=told["devices"])
+
+
+def _device(told: Mapping[str, Any]) -> Device:
+    # A node of the release before says no more than the first four.
+    foreign = told.get("foreign", ())
+    return Device(
+        id=told["id"],
+        kind=DeviceKind(told["kind"]),
+        total_mib=told["total_mib"],
+        free_mib=told["free_mib"],
+        name=told.get("name", ""),
+        uuid=told.get("uuid", ""),
+        unknown=told.get("unknown", ""),
+        foreign=None if foreign is None else tuple(Holder(**holder) for holder in foreign),
     )

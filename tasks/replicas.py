@@ -4,43 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import redis
 
 from tasks import keys
 from tasks.circuit import Rotation
+from workers.replicas import IllegalTransitionError, ReplicaState, advance
 
-
-class ReplicaState(StrEnum):
-    """Where a replica is in its life. It never starts again under the same id."""
-
-    STARTING = "starting"  # the engine is loading
-    READY = "ready"  # consuming its model's queue
-    DRAINING = "draining"  # takes nothing new, finishes what it has
-    STOPPED = "stopped"  # gone because it was asked to
-    FAILED = "failed"  # gone without being asked
-
-
-_NEXT: dict[ReplicaState, frozenset[ReplicaState]] = {
-    ReplicaState.STARTING: frozenset({ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.FAILED}),
-    ReplicaState.READY: frozenset({ReplicaState.DRAINING, ReplicaState.FAILED}),
-    ReplicaState.DRAINING: frozenset({ReplicaState.STOPPED, ReplicaState.FAILED}),
-    ReplicaState.STOPPED: frozenset(),
-    ReplicaState.FAILED: frozenset(),
-}
-
-
-class IllegalTransitionError(Exception):
-    """A replica was to make a move that its life does not have."""
-
-
-def advance(current: ReplicaState, to: ReplicaState) -> ReplicaState:
-    """Return `to` if a replica in `current` may go there. Raises IllegalTransitionError."""
-    if to not in _NEXT[current]:
-        raise IllegalTransitionError(f"{current} -> {to}")
-    return to
+__all__ = ["IllegalTransitionError", "ReplicaFacts", "ReplicaRecord", "ReplicaState", "ReplicaStore", "advance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +34,8 @@ class ReplicaFacts:
     heartbeat_at: float
     rotation: Rotation = Rotation.IN
     """Read only: lua/rotate.lua writes it, since others decide by it at once."""
+    ready_at: float | None = None
+    """Since when it takes work; None while it loads."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
@@ -86,6 +60,7 @@ class ReplicaFacts:
             last_used_at=float(text["last_used_at"]) if text["last_used_at"] else None,
             heartbeat_at=float(text["heartbeat_at"]),
             rotation=Rotation(text.get("rotation", Rotation.IN)),
+            ready_at=float(text["ready_at"]) if text.get("ready_at") else None,
         )
 
 

@@ -42,6 +42,15 @@ class Settings:
     """Hashed keys (`celerity keys add`). None: no key is asked for, and only loopback may be bound."""
     node_id: str = "local"
     launcher: str = "process"
+    memory_mib: int | None = None
+    """At most so much is placed on this machine's CPU device; None: what its control group and its memory allow."""
+    docker_image: str | None = None
+    """What replicas run in, with the docker launcher. It is never pulled."""
+    docker_network: str = "host"
+    docker_user: str | None = None
+    """`UID:GID` of the processes in a container; None: ours, or nobody's if we are root."""
+    docker_mounts: str | None = None
+    """Further files and folders that containers may read, with colons between them."""
     gateway_workers: int = 1
     """Gateway processes; each serves up to `gateway_connections` open streams."""
     gateway_connections: int = 2000
@@ -105,7 +114,7 @@ class Settings:
 
 # Variables of ours that are not settings: they tell a process which role it plays, or a
 # client whom to talk to.
-_OTHERS = frozenset({"replica_id", "model", "device", "url", "api_key", "cold_start", "memory_mib", "insecure"})
+_OTHERS = frozenset({"replica_id", "model", "device", "url", "api_key", "cold_start", "insecure"})
 
 
 def embedded_redis_url(state_dir: Path) -> str:

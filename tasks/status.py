@@ -7,7 +7,7 @@ shape is part of what operators rely on: keys are added, never renamed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -165,6 +165,9 @@ def _node(node: Node, replicas: Sequence[ReplicaFacts]) -> dict[str, Any]:
                 "total_mib": device.total_mib,
                 "free_mib": device.free_mib,
                 "reserved_mib": sum(facts.memory_mib for facts in on_it),
+                "name": device.name,
+                "unknown": device.unknown or None,
+                "foreign": None if device.foreign is None else [asdict(holder) for holder in device.foreign],
             }
         )
     return {

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from workers.document import Place
+from workers.vllm_names import REASONING_PARSERS, TOOL_PARSERS, VLLM
 
 ENGINES = ("vllm", "sim")
+_PARSERS = {"tool_call_parser": TOOL_PARSERS, "reasoning_parser": REASONING_PARSERS}
+# Arguments that bring parsers of their own.
+_PLUGINS = frozenset({"tool_parser_plugin", "reasoning_parser_plugin", "tool-parser-plugin", "reasoning-parser-plugin"})
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _ID_RULE = "a name is 1 to 128 letters, digits and . _ : / -, and begins with a letter or digit"
 
@@ -137,9 +141,21 @@ class ModelSchema(_Strict):
             raise ValidationError("missing; the folder or Hugging Face repository of the weights", "path")
         if engine == "vllm" and "sim" in given:
             raise ValidationError("only for `engine: sim`", "sim")
+        for key, names in _PARSERS.items():
+            if (problem := _unknown_parser(given, key, names)) is not None:
+                raise ValidationError(problem, key)
         for name in data.get("engine_args", ()):
             if why := _NOT_ENGINE_ARGS.get(name.replace("-", "_")):
                 raise ValidationError({"engine_args": {name: [f"not allowed here: {why}"]}})
+
+
+def _unknown_parser(given: Mapping[str, Any], key: str, names: Collection[str]) -> str | None:
+    name, args = given.get(key), given.get("engine_args")
+    if not isinstance(name, str) or name in names or (isinstance(args, dict) and args.keys() & _PLUGINS):
+        return None
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f'did you mean "{close[0]}"?' if close else "it has " + ", ".join(sorted(names))
+    return f"vLLM {VLLM} has no such parser; {hint}"
 
 
 class RolloutSchema(_Strict):

@@ -135,7 +135,12 @@ def test_the_tables_show_everything_a_person_asks_for() -> None:
     failed = {**model, "id": "x", "state": "failed", "reason": "its worker died", "replicas": [], "pinned": False}
     device = {"id": "cpu", "kind": "cpu", "total_mib": 2000, "free_mib": 900, "reserved_mib": 800}
     nodes = [
-        {"id": "n", "state": "healthy", "heartbeat_age_s": 0.4, "devices": [device, device | {"id": "cuda:0"}]},
+        {
+            "id": "n",
+            "state": "healthy",
+            "heartbeat_age_s": 0.4,
+            "devices": [device, device | {"id": "cuda:0", "free_mib": None}],
+        },
         {"id": "o", "state": "dead", "heartbeat_age_s": 99.0, "devices": []},
     ]
     console = Console(width=120)
@@ -147,4 +152,5 @@ def test_the_tables_show_everything_a_person_asks_for() -> None:
     assert ["m-2", "n/cpu", "2", "1,234", "MiB"] in rows
     assert ["its", "worker", "died"] in rows
     assert ["n", "healthy", "0", "s", "ago", "cpu", "2,000", "MiB", "900", "MiB", "800", "MiB"] in rows
+    assert ["cuda:0", "2,000", "MiB", "unknown", "800", "MiB"] in rows
     assert ["o", "dead", "99", "s", "ago"] in rows

@@ -19,7 +19,7 @@ from tasks.replicas import ReplicaFacts, ReplicaState
 from tasks.request_store import RequestStore
 from tasks.status import QueueFacts
 from tests.stack import RedisServer
-from workers.devices import Device, DeviceKind
+from workers.devices import Device, DeviceKind, Holder, unknown
 from workers.registry import ModelSpec, Registry
 
 S = ReplicaState
@@ -86,7 +86,18 @@ def test_the_document_has_the_shape_that_operators_rely_on() -> None:
                 "id": "n1",
                 "state": "healthy",
                 "heartbeat_age_s": 0.4,
-                "devices": [{"id": "cpu", "kind": "cpu", "total_mib": 2000, "free_mib": 900, "reserved_mib": 900}],
+                "devices": [
+                    {
+                        "id": "cpu",
+                        "kind": "cpu",
+                        "total_mib": 2000,
+                        "free_mib": 900,
+                        "reserved_mib": 900,
+                        "name": "",
+                        "unknown": None,
+                        "foreign": [],
+                    }
+                ],
             }
         ],
     }
@@ -164,9 +175,19 @@ def test_messages_that_are_not_ours_are_counted_but_have_no_age(client: redis.Re
 
 
 @pytest.mark.integration
+def test_a_node_of_the_release_before_is_understood(client: redis.Redis) -> None:
+    store = NodeStore(client)
+    store.beat(NodeFacts(id="old"))
+    client.hset(keys.node("old"), "devices", b'[{"id":"cpu","kind":"cpu","total_mib":2000,"free_mib":900}]')
+    assert store.all()[0].facts.devices == (CPU,)
+
+
+@pytest.mark.integration
 def test_a_node_is_read_as_it_described_itself_until_it_goes(client: redis.Redis) -> None:
     store = NodeStore(client)
-    facts = NodeFacts(id="n1", devices=(CPU,), launched={"m-1": "m"}, failed={"x": "why"})
+    lost = unknown("cuda:1", DeviceKind.CUDA, "it is lost", name="A40", uuid="GPU-1")
+    shared = Device(id="cuda:0", kind=DeviceKind.CUDA, total_mib=9, free_mib=1, foreign=(Holder(7, 5), Holder(8, None)))
+    facts = NodeFacts(id="n1", devices=(CPU, shared, lost), launched={"m-1": "m"}, failed={"x": "why"})
     store.beat(facts)
     (read,) = store.all()
     assert read.facts == facts

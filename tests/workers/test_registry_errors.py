@@ -52,6 +52,15 @@ def refusal(tmp_path: Path, text: str | bytes) -> str:
         ("engine_args: [--dtype, float16]", "3: models.m.engine_args: `name: value` pairs are expected"),
         ("engine_args: {max-model-len: 5}", "3: models.m.engine_args.max-model-len: not allowed here: write it one"),
         ("<<: {pinned: true}", "3: models.m.<<: unknown key"),
+        (
+            "tool_call_parser: hermse",
+            '3: models.m.tool_call_parser: vLLM 0.32.0 has no such parser; did you mean "hermes"',
+        ),
+        (
+            "reasoning_parser: zzz",
+            "3: models.m.reasoning_parser: vLLM 0.32.0 has no such parser; it has cohere_command3,",
+        ),
+        ("tool_call_parser: [hermes]", "3: models.m.tool_call_parser: text is expected"),
     ],
 )
 def test_a_bad_entry_is_named_with_its_line(tmp_path: Path, entry: str, expected: str) -> None:

@@ -55,7 +55,9 @@ def arguments(spec: ModelSpec) -> Any:
 
     parser.error = refuse
     options = {option for action in parser._actions for option in action.option_strings}
-    wanted = vllm_args.engine_args(spec, cpu=current_platform.is_cpu())
+    cpu = current_platform.is_cpu()
+    total_mib = None if cpu else current_platform.get_device_total_memory() >> 20
+    wanted = vllm_args.engine_args(spec, cpu=cpu, device_total_mib=total_mib)
     return parser.parse_args(vllm_args.command_line(spec, wanted, options))
 
 

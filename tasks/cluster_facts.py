@@ -1,0 +1,131 @@
+"""What Redis knows of the whole site → the facts that the planner decides on. Pure: reading is the loader's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tasks.nodes import Node as KnownNode
+from tasks.orders import Order
+from tasks.replicas import ReplicaFacts
+from workers.placement.facts import Device, Model, Need, Node, Replica, Reservation
+from workers.registry import ModelSpec
+from workers.replicas import ReplicaState
+
+# What a vLLM engine of ours takes at once when nothing else is said; what a replica says of itself goes before this.
+_SEATS = 64
+_LOAD_S = 30.0
+
+
+def models(specs: Iterable[ModelSpec], nodes: Sequence[KnownNode]) -> list[Model]:
+    """Return what is to be placed, with the needs that nodes have worked out for it."""
+    return [
+        Model(
+            id=spec.id,
+            needs=_needs(spec, nodes),
+            seats=spec.sim.seats if spec.engine == "sim" else int(spec.engine_args.get("max_num_seqs", _SEATS)),
+            pinned=spec.pinned,
+            replicas_min=spec.replicas_min,
+            replicas_max=spec.replicas_max,
+            idle_ttl_s=spec.idle_ttl_s,
+            exclusive=spec.exclusive,
+            aliases=spec.aliases,
+            load_s=spec.sim.load_s if spec.engine == "sim" else _LOAD_S,
+        )
+        for spec in specs
+    ]
+
+
+def replicas(facts: Sequence[ReplicaFacts], orders: Sequence[Order], nodes: Sequence[KnownNode]) -> list[Replica]:
+    """Return every replica that is alive by its own word, or by its node's while it has not spoken yet."""
+    of = {order.replica: order for order in orders}
+    spoken = {replica.id for replica in facts}
+    launched = {id_ for node in nodes if node.healthy for id_ in node.facts.launched}
+    found = [_replica(replica, of.get(replica.id)) for replica in facts]
+    found += [_silent(order) for order in orders if order.replica in launched - spoken]
+    return found
+
+
+def reservations(orders: Iterable[Order]) -> list[Reservation]:
+    """Return what was promised. The planner leaves out what it sees as a replica, and what has expired."""
+    return [
+        Reservation(
+            replica=order.replica,
+            model=order.model,
+            node=order.node,
+            devices=order.devices,
+            mib=order.mib,
+            slot=order.slot,
+            expires_at=order.void_at,
+        )
+        for order in orders
+        if order.told is ReplicaState.STARTING
+    ]
+
+
+def devices(nodes: Iterable[KnownNode], now: float) -> list[Device]:
+    return [
+        Device(
+            node=node.facts.id,
+            id=device.id,
+            kind=device.kind,
+            total_mib=device.total_mib,
+            free_mib=device.free_mib,
+            measured_at=now - node.heartbeat_age_s,
+            healthy=node.healthy and not device.unknown,
+        )
+        for node in nodes
+        for device in node.facts.devices
+    ]
+
+
+def known_nodes(nodes: Iterable[KnownNode]) -> list[Node]:
+    return [
+        Node(
+            id=node.facts.id,
+            healthy=node.healthy,
+            reliability=node.facts.reliability,
+            loads=node.facts.loads,
+        )
+        for node in nodes
+    ]
+
+
+def _needs(spec: ModelSpec, nodes: Sequence[KnownNode]) -> tuple[Need, ...]:
+    """Return the ways to run a model, the best first; of nodes that disagree the most careful one counts."""
+    told = [node.facts.needs[spec.id] for node in nodes if node.facts.needs.get(spec.id)]
+    return max(told, key=lambda needs: needs[0].mib, default=())
+
+
+def _replica(facts: ReplicaFacts, order: Order | None) -> Replica:
+    return Replica(
+        id=facts.id,
+        model=facts.model,
+        node=facts.node,
+        devices=order.devices if order else tuple(facts.device.split(",")),
+        mib=order.mib if order else facts.memory_mib,
+        state=facts.state,
+        started_at=facts.started_at,
+        ready_at=facts.ready_at,
+        last_used_at=facts.last_used_at,
+        in_flight=facts.in_flight,
+        seats=facts.seats or None,
+        slot=order.slot if order else None,
+        used_mib=facts.memory_mib or None,
+        told=None if order is None or order.told is ReplicaState.STARTING else order.told,
+        told_at=order.told_at if order else 0.0,
+    )
+
+
+def _silent(order: Order) -> Replica:
+    return Replica(
+        id=order.replica,
+        model=order.model,
+        node=order.node,
+        devices=order.devices,
+        mib=order.mib,
+        state=ReplicaState.STARTING,
+        started_at=order.ordered_at,
+        slot=order.slot,
+        told=None if order.told is ReplicaState.STARTING else order.told,
+        told_at=order.told_at,
+    )

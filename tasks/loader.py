@@ -1,0 +1,172 @@
+"""The loader: observe → plan → apply, every two seconds and whenever somebody waits for a cold model.
+
+The thin shell round `workers.placement.plan`. It keeps nothing: what one tick has to tell
+the next is in Redis, so a tick may be lost, doubled, or die at any line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import assert_never
+
+import redis
+
+from tasks import cluster_facts, keys
+from tasks.demands import DemandStore, Memory, demand
+from tasks.leadership import Leadership
+from tasks.load_failures import LoadFailureStore
+from tasks.nodes import NodeStore, redis_time
+from tasks.orders import Order, OrderStore
+from tasks.outlooks import OutlookStore
+from tasks.replicas import ReplicaFacts, ReplicaStore
+from tasks.wishes import Wish, WishStore
+from workers.launcher.base import new_replica_id
+from workers.placement.actions import Action, Drain, MarkFailed, Sleep, Start, Stop, Wake
+from workers.placement.facts import Facts, Rollout
+from workers.placement.limits import Limits
+from workers.placement.plan import plan
+from workers.registry import Registry
+from workers.replicas import ReplicaState
+
+log = logging.getLogger(__name__)
+
+
+class Loader:
+    """One process may have one; `tick` is called by one thread at a time. Blocking; raises redis.RedisError."""
+
+    def __init__(self, client: redis.Redis, limits: Limits) -> None:
+        self._client = client
+        self._limits = limits
+        self._leadership = Leadership(client)
+        self._orders = OrderStore(client)
+        self._nodes = NodeStore(client)
+        self._replicas = ReplicaStore(client)
+        self._demands = DemandStore(client)
+        self._failures = LoadFailureStore(client)
+        self._wishes = WishStore(client)
+        self._outlooks = OutlookStore(client)
+
+    def tick(self, registry: Registry) -> bool:
+        """Look at everything once and order what follows. False when another loader is at it."""
+        with self._leadership.tried() as epoch:
+            if epoch is None:
+                return False
+            self._tick(registry, epoch)
+        return True
+
+    def _tick(self, registry: Registry, epoch: int) -> None:
+        now = redis_time(self._client)
+        orders, nodes = self._living(self._orders.all(), now), self._nodes.all()
+        replicas = self._replicas.all()
+        names = list(registry.models)
+        wishes = self._wishes.of(names)
+        waiting, memories = self._demands.waiting(names, now), self._demands.memories(names)
+        for name in names:
+            load = sum(level.count for level in waiting[name].values())
+            load += sum(replica.in_flight for replica in replicas if replica.model == name)
+            memories[name] = memories[name].seen(now, load, window_s=self._limits.peak_window_s)
+        facts = Facts(
+            models=cluster_facts.models(registry.models.values(), nodes),
+            demands=[demand(name, waiting[name], memories[name], wishes.get(name)) for name in names],
+            replicas=cluster_facts.replicas(replicas, orders, nodes),
+            devices=cluster_facts.devices(nodes, now),
+            nodes=cluster_facts.known_nodes(nodes),
+            reservations=cluster_facts.reservations(orders),
+            failures=self._failures.all(),
+            rollouts=[Rollout(name, rollout.desired, rollout.previous) for name, rollout in registry.rollouts.items()],
+            automatic=self._wishes.automatic,
+            limits=self._limits,
+        )
+        decided = plan(facts, now)
+        if not self._apply(decided.actions, orders, epoch, now):
+            log.warning("overtaken by another loader", extra={"event": "loader_overtaken", "epoch": epoch})
+            return
+        self._outlooks.write(decided.explanations)
+        self._demands.remember(_scaled(memories, decided.actions, orders, now))
+        self._settle(wishes, replicas)
+        self._client.set(keys.LOADER_RAN, str(now), ex=keys.LOADER_RAN_TTL_S)
+
+    def _living(self, orders: Sequence[Order], now: float) -> list[Order]:
+        """Drop orders to start that nobody has followed: their memory is free again."""
+        launched = {id_ for node in self._nodes.all() for id_ in node.facts.launched}
+        spoken = {replica.id for replica in self._replicas.all()}
+        living = []
+        for order in orders:
+            if order.void_at < now and order.replica not in launched | spoken:
+                log.warning("order not followed", extra={"event": "order_void", **_extra(order)})
+                self._orders.remove(order.replica)
+            else:
+                living.append(order)
+        return living
+
+    def _apply(self, actions: Sequence[Action], orders: Sequence[Order], epoch: int, now: float) -> bool:
+        of = {order.replica: order for order in orders}
+        new: list[Order] = []
+        for action in actions:
+            match action:
+                case Start():
+                    new.append(_start(action, now))
+                case Drain(replica, why):
+                    new += _tell(of, replica, ReplicaState.DRAINING, why, now)
+                case Stop(replica, why):
+                    new += _tell(of, replica, ReplicaState.STOPPED, why, now)
+                case Sleep(replica, why):
+                    new += _tell(of, replica, ReplicaState.SLEEPING, why, now)
+                case Wake(replica, why):
+                    new += _tell(of, replica, ReplicaState.READY, why, now)
+                case MarkFailed(model=model):
+                    self._failures.give_up(model)
+                case _:
+                    assert_never(action)
+        if not self._orders.write(new, epoch=epoch):
+            return False
+        for order in new:
+            log.info("ordered", extra={"event": f"order_{order.told.value}", "why": order.why, **_extra(order)})
+        return True
+
+    def _settle(self, wishes: dict[str, Wish], replicas: Sequence[ReplicaFacts]) -> None:
+        """Forget wishes that have come true."""
+        up = {replica.model for replica in replicas}
+        ready = {replica.model for replica in replicas if replica.state is ReplicaState.READY}
+        for model, wish in wishes.items():
+            if (wish is Wish.LOAD and model in ready) or (wish is Wish.UNLOAD and model not in up):
+                self._wishes.fulfilled(model)
+
+
+def _start(action: Start, now: float) -> Order:
+    return Order(
+        replica=new_replica_id(action.model),
+        model=action.model,
+        node=action.node,
+        devices=action.devices,
+        mib=action.mib,
+        slot=action.slot,
+        ordered_at=now,
+        told_at=now,
+        why=action.why,
+    )
+
+
+def _tell(of: dict[str, Order], replica: str, told: ReplicaState, why: str, now: float) -> list[Order]:
+    """Return the changed order; none for a replica that runs without one: its node's agent adopts it first."""
+    order = of.get(replica)
+    return [order.then(told, why, now)] if order else []
+
+
+def _scaled(
+    memories: dict[str, Memory], actions: Sequence[Action], orders: Sequence[Order], now: float
+) -> dict[str, Memory]:
+    """Note for which models the number of replicas was changed."""
+    of = {order.replica: order.model for order in orders}
+    changed = {action.model for action in actions if isinstance(action, Start)}
+    changed |= {of[action.replica] for action in actions if isinstance(action, Drain) and action.replica in of}
+    return {
+        name: dataclasses.replace(memory, scaled_at=now) if name in changed else memory
+        for name, memory in memories.items()
+    }
+
+
+def _extra(order: Order) -> dict[str, str]:
+    return {"replica": order.replica, "model": order.model, "node": order.node, "devices": ",".join(order.devices)}

@@ -1,0 +1,96 @@
+"""What the loader has ordered: for every replica, where it is to be and what it is to do.
+
+An order is also the reservation of its memory, from the moment it is written. Node agents
+read the orders of their node, look at what really runs there, and make up the difference;
+so an order that arrives late, twice or after a crash does no more than once. Orders are
+written under an epoch: a loader that was overtaken by another writes nothing any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import orjson
+import redis
+
+from tasks import keys
+from tasks.scripts import script
+from workers.replicas import ReplicaState
+
+# An order to start that no agent has followed by then is void, and its memory free again.
+START_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One replica's. Times are Unix seconds of Redis' clock."""
+
+    replica: str
+    model: str
+    node: str
+    devices: tuple[str, ...]
+    mib: int
+    """Reserved on each of the devices."""
+    slot: int
+    ordered_at: float
+    told: ReplicaState = ReplicaState.STARTING
+    """Where it was last told to go; starting: to start."""
+    told_at: float = 0.0
+    why: str = ""
+
+    def then(self, told: ReplicaState, why: str, now: float) -> Order:
+        return replace(self, told=told, told_at=now, why=why)
+
+    @property
+    def void_at(self) -> float:
+        """When an order to start is no longer to be followed."""
+        return self.ordered_at + START_WITHIN_S
+
+    def encode(self) -> bytes:
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: bytes) -> Order:
+        fields: dict[str, Any] = orjson.loads(text)
+        known = {name: value for name, value in fields.items() if name in cls.__slots__}
+        return cls(**known | {"devices": tuple(fields["devices"]), "told": ReplicaState(fields["told"])})
+
+
+class OrderStore:
+    """Blocking; raises redis.RedisError."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._write = client.register_script(script("order"))
+
+    def all(self) -> list[Order]:
+        return _decoded(cast("Mapping[bytes, bytes]", self._client.hgetall(keys.ORDERS)))
+
+    def of(self, node: str) -> list[Order]:
+        return [order for order in self.all() if order.node == node]
+
+    def write(self, orders: Sequence[Order], *, epoch: int) -> bool:
+        """Write all of `orders`, or none when another loader has taken over.
+
+        An order to do something else than start is dropped when its replica's order is gone: it has ended.
+        """
+        if not orders:
+            return True
+        args: list[Any] = [epoch]
+        for order in orders:
+            args += [order.replica, order.encode(), "1" if order.told is ReplicaState.STARTING else "0"]
+        return bool(self._write(keys=[keys.LOADER_EPOCH, keys.ORDERS], args=args))
+
+    def adopt(self, order: Order) -> bool:
+        """Write down a replica that runs without an order. False when it has one by now."""
+        return bool(self._client.hsetnx(keys.ORDERS, order.replica, cast("str", order.encode())))
+
+    def remove(self, replica_id: str) -> None:
+        """The replica has ended, or will never be started."""
+        self._client.hdel(keys.ORDERS, replica_id)
+
+
+def _decoded(fields: Mapping[bytes, bytes]) -> list[Order]:
+    return sorted((Order.decode(text) for text in fields.values()), key=lambda order: (order.ordered_at, order.replica))

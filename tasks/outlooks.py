@@ -1,0 +1,40 @@
+"""What somebody who waits for a model can expect: written by the loader at every tick, read by gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+import orjson
+import redis
+
+from tasks import keys
+from workers.placement.actions import Explanation, Outlook
+
+
+class OutlookStore:
+    """Blocking; raises redis.RedisError. What no tick has said again lapses."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def write(self, explanations: Mapping[str, Explanation]) -> None:
+        pipe = self._client.pipeline(transaction=False)
+        for model, explanation in explanations.items():
+            pipe.set(keys.outlook(model), orjson.dumps(asdict(explanation)), ex=keys.OUTLOOK_TTL_S)
+        pipe.execute()
+
+    def of(self, model: str) -> Explanation | None:
+        text = cast("bytes | None", self._client.get(keys.outlook(model)))
+        return _decode(text) if text else None
+
+
+def _decode(text: bytes) -> Explanation:
+    fields: dict[str, Any] = orjson.loads(text)
+    return Explanation(
+        outlook=Outlook(fields["outlook"]),
+        text=fields["text"],
+        retry_after_s=fields["retry_after_s"],
+        instead=fields["instead"],
+    )
