@@ -28,7 +28,7 @@ class Danger(StrEnum):
     """How far a suspect has come (lua/mark.lua)."""
 
     RUNS = "1"
-    GAVE_TOKEN = "t"  # noqa: S105 - not a password
+    SPOKE = "t"
 
 
 @dataclass(frozen=True, slots=True)

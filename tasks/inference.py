@@ -11,8 +11,6 @@ import time
 import uuid
 from typing import assert_never
 
-import redis
-
 from tasks.app import app
 from tasks.circuit import Circuit
 from tasks.claim_store import Claim, ClaimStore, Refusal, Verdict
@@ -21,6 +19,7 @@ from tasks.envelope import INFER
 from tasks.held import Held, Release
 from tasks.messages import Call, Done, Failed
 from tasks.outlet import Outlet
+from tasks.patience import until_told
 from tasks.requeue import Cause, Fate
 from tasks.streams import StreamWriter
 from tasks.suspects import OnToken, SuspectSeat
@@ -30,7 +29,6 @@ from workers.host.resident import STOPPING, TIME_LIMIT, Die
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 0.2
 _ENGINES_FAULT = frozenset({"engine_failed", "internal_error"})
 
 _STOPPED = Failed("engine_failed", "The worker had to stop before the answer was complete; repeat the request.")
@@ -94,19 +92,16 @@ class Inference:
 
     async def verify(self) -> None:
         """Abort what is no longer ours, after others may have thought us dead, or Redis was restarted."""
-        while True:
-            claims = {held.request_id: held for held in self._held.values() if held.claim is not None}
-            try:
-                ours = await self._claims.ours({name: held.attempt for name, held in claims.items()})
-                for request_id, held in claims.items():
-                    if request_id not in ours and held.claim is not None:
-                        log.warning("claim lost", extra={"event": "claim_lost", "request": request_id})
-                        await self._claims.mend(held.claim.call)
-                        held.release(Release.GONE)
-            except (redis.RedisError, OSError):
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return
+        await until_told(self._verify)
+
+    async def _verify(self) -> None:
+        claims = {held.request_id: held for held in self._held.values() if held.claim is not None}
+        ours = await self._claims.ours({name: held.attempt for name, held in claims.items()})
+        for request_id, held in claims.items():
+            if request_id not in ours and held.claim is not None:
+                log.warning("claim lost", extra={"event": "claim_lost", "request": request_id})
+                await self._claims.mend(held.claim.call)
+                held.release(Release.GONE)
 
     async def serve(self, request_id: str) -> str:
         """Claim and answer a call. Returns a word on how it went."""
@@ -144,12 +139,7 @@ class Inference:
     async def _claim(self, held: Held) -> Claim | Refusal:
         """Claim, and go on trying while Redis is away or full: to fail would take the call's message unanswered."""
         token = uuid.uuid4().hex
-        while True:
-            try:
-                return await self._claims.claim(held.request_id, token)
-            except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError) as error:
-                log.debug("not claimed yet: %r", error)
-                await asyncio.sleep(_RETRY_S)
+        return await until_told(lambda: self._claims.claim(held.request_id, token))
 
     async def _refuse(self, held: Held, refusal: Refusal) -> str:
         """Tell whoever waits why the call will not be answered, where they do not know."""
@@ -194,12 +184,9 @@ class Inference:
 
     async def _resume(self, claim: Claim) -> Resume | None:
         """Return where an earlier attempt has left the answer; None when it begins here."""
-        while claim.after:
-            try:
-                return resume_of(await self._claims.written(claim.call.id), claim.after)
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
-                await asyncio.sleep(_RETRY_S)
-        return None
+        if not claim.after:
+            return None
+        return resume_of(await until_told(lambda: self._claims.written(claim.call.id)), claim.after)
 
     async def _generate(self, call: Call, outlet: Outlet, resume: Resume | None, on_token: OnToken) -> Done:
         job = Job(
@@ -236,40 +223,29 @@ class Inference:
     async def _let_go(self, held: Held) -> str:
         match held.released:
             case Release.ABANDONED if held.claim is not None:
-                await self._drop(held)
+                await until_told(lambda: self._claims.drop(held.request_id, held.attempt))
             case Release.TO_QUEUE if held.claim is not None:
                 return await self._requeue(held.claim, None, Cause.GIVES_UP)
             case _:
                 pass
         return "cancelled"
 
-    async def _drop(self, held: Held) -> None:
-        while True:
-            try:
-                await self._claims.drop(held.request_id, held.attempt)
-            except (redis.RedisError, OSError):
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return
-
     async def _requeue(self, claim: Claim, outlet: Outlet | None, cause: Cause) -> str:
         """Give the call to another worker, however long Redis is away; when we end before that, a reaper does it."""
         if outlet is not None:
             self._writer.discard(outlet)
-        while True:
-            try:
-                fate = await self._claims.requeue(claim.call, claim.attempt, cause)
-                if fate is Fate.NOT_HELD:
-                    # Cancelled, or somebody else's; or Redis was restarted from before our claim,
-                    # and our message is acknowledged as soon as we return.
-                    await self._claims.mend(claim.call)
-            except (redis.RedisError, OSError) as error:
-                log.debug("not given up yet: %r", error)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                extra = {"event": "request_given_up", "request": claim.call.id, "cause": cause.value}
-                log.info("request given up", extra=extra | {"fate": fate.value})
-                return fate.value
+        fate = await until_told(lambda: self._give_back(claim, cause))
+        extra = {"event": "request_given_up", "request": claim.call.id, "cause": cause.value}
+        log.info("request given up", extra=extra | {"fate": fate.value})
+        return fate.value
+
+    async def _give_back(self, claim: Claim, cause: Cause) -> Fate:
+        fate = await self._claims.requeue(claim.call, claim.attempt, cause)
+        if fate is Fate.NOT_HELD:
+            # Cancelled, or somebody else's; or Redis was restarted from before our claim,
+            # and our message is acknowledged as soon as we return.
+            await self._claims.mend(claim.call)
+        return fate
 
 
 def _place(error: BaseException) -> str:

@@ -13,8 +13,9 @@ from tasks.scripts import script
 PULSE_S = 0.5
 # A worker that was silent for so long is taken for dead, after a second look.
 ALIVE_S = 1.8
-# Between the two looks; longer than a live worker's pause between two pulses.
-LOOKS_APART_S = 0.6
+# Between the two looks: less than a pause, so that an observer's next look is the second. By then a worker
+# that lives was late for four pulses in a row.
+LOOKS_APART_S = 0.4
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,11 @@ be condemned with it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import redis
-
 from tasks.claim_store import Claim, ClaimStore, Danger
-
-log = logging.getLogger(__name__)
-
-_RETRY_S = 0.2
+from tasks.patience import until_told
 
 OnToken = Callable[[], None]
 
@@ -48,7 +42,7 @@ class SuspectSeat:
         def on_token() -> None:
             if taken:
                 leave()
-                task = asyncio.ensure_future(self._mark(claim, Danger.GAVE_TOKEN))
+                task = asyncio.ensure_future(self._mark(claim, Danger.SPOKE))
                 self._marking.add(task)
                 task.add_done_callback(self._marking.discard)
 
@@ -61,13 +55,7 @@ class SuspectSeat:
             leave()
 
     async def _mark(self, claim: Claim, danger: Danger) -> None:
-        while True:
-            try:
-                await self._claims.mark(claim.call.id, claim.attempt, danger)
-            except (redis.RedisError, OSError):
-                await asyncio.sleep(_RETRY_S)
-            else:
-                return
+        await until_told(lambda: self._claims.mark(claim.call.id, claim.attempt, danger))
 
 
 def _nothing() -> None:

@@ -272,7 +272,7 @@ def test_a_death_after_a_token_is_no_death_of_the_requests_making(store: Request
     for _ in range(3):
         claim = one.claimed("r")
         one.mark(claim, Danger.RUNS)
-        one.mark(claim, Danger.GAVE_TOKEN)
+        one.mark(claim, Danger.SPOKE)
         fates.append(one.give_up(claim, Cause.ENGINE_DIED))
     assert fates == [Fate.QUEUED, Fate.QUEUED, Fate.FAILED]
 
