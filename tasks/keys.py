@@ -21,13 +21,13 @@
 | celerity:loader:epoch            | string | loader           | loaders         | for ever (one number)          |
 | celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
 | celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
-| celerity:loader:nudged           | string | gateway          | gateways        | NUDGED_TTL_MS                  |
+| celerity:loader:again            | string | loaders          | loader          | LEADS_S of tasks.leadership    |
 | celerity:loadfailures            | hash   | agents, loader   | loader          | LOADER_MEMORY_TTL_S            |
 | celerity:demand:{model}          | string  | loader           | loader          | LOADER_MEMORY_TTL_S            |
 | celerity:wish:{model}            | string | operator         | loader          | LOADER_MEMORY_TTL_S            |
 | celerity:outlook:{model}         | string | loader           | gateway, status | OUTLOOK_TTL_S, refreshed       |
-| celerity:node:{node}             | hash   | supervisor       | status          | NODE_TTL_S, refreshed          |
-| celerity:nodes                   | zset   | supervisor       | status          | for ever (one; pruned by age)  |
+| celerity:node:{node}             | hash   | node agent       | loader, status  | NODE_TTL_S, refreshed          |
+| celerity:nodes                   | zset   | node agents      | loader, status  | for ever (one; pruned by age)  |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
 | model.{model}\\x06\\x169           | list   | gateway, feeder  | workers         | while work waits (bulk)        |
 | unacked:{replica}                | hash   | that worker      | reapers         | while it holds messages        |
@@ -49,7 +49,6 @@ REAPING_TTL_S = 5
 DEAD_LETTER_TTL_S = 7 * 86_400
 REPLICA_TTL_S = 10
 LOADER_RAN_TTL_S = 3600
-NUDGED_TTL_MS = 250
 LOADER_MEMORY_TTL_S = 86_400
 OUTLOOK_TTL_S = 15
 NODE_TTL_S = 30
@@ -64,7 +63,7 @@ LOADER_LOCK = "celerity:loader:lock"
 LOADER_EPOCH = "celerity:loader:epoch"
 LOADER_RAN = "celerity:loader:ran"
 LOADER_OFF = "celerity:loader:off"
-LOADER_NUDGED = "celerity:loader:nudged"
+LOADER_AGAIN = "celerity:loader:again"
 LOAD_FAILURES = "celerity:loadfailures"
 
 # Keys that may stand without a TTL; the integration suite fails on any other.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 import redis
@@ -18,6 +19,7 @@ from tasks.demands import DemandStore, Memory, demand
 from tasks.leadership import Leadership
 from tasks.load_failures import LoadFailureStore
 from tasks.nodes import NodeStore, redis_time
+from tasks.nudge import wake_node
 from tasks.orders import Order, OrderStore
 from tasks.outlooks import OutlookStore
 from tasks.replicas import ReplicaFacts, ReplicaStore
@@ -31,6 +33,16 @@ from workers.registry import Registry
 from workers.replicas import ReplicaState
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """How a tick went."""
+
+    led: bool
+    """False: another loader was at it, or overtook this one."""
+    again_in_s: float | None = None
+    """After how long something is due, whether or not anything happens until then."""
 
 
 class Loader:
@@ -48,15 +60,11 @@ class Loader:
         self._wishes = WishStore(client)
         self._outlooks = OutlookStore(client)
 
-    def tick(self, registry: Registry) -> bool:
-        """Look at everything once and order what follows. False when another loader is at it."""
-        with self._leadership.tried() as epoch:
-            if epoch is None:
-                return False
-            self._tick(registry, epoch)
-        return True
+    def tick(self, registry: Registry) -> Turn:
+        """Look at everything and order what follows; nothing when another loader is at it, which looks again then."""
+        return self._leadership.led(lambda epoch: self._tick(registry, epoch)) or Turn(led=False)
 
-    def _tick(self, registry: Registry, epoch: int) -> None:
+    def _tick(self, registry: Registry, epoch: int) -> Turn:
         now = redis_time(self._client)
         orders, nodes = self._living(self._orders.all(), now), self._nodes.all()
         replicas = self._replicas.all()
@@ -82,11 +90,12 @@ class Loader:
         decided = plan(facts, now)
         if not self._apply(decided.actions, orders, epoch, now):
             log.warning("overtaken by another loader", extra={"event": "loader_overtaken", "epoch": epoch})
-            return
+            return Turn(led=False)
         self._outlooks.write(decided.explanations)
         self._demands.remember(_scaled(memories, decided.actions, orders, now))
         self._settle(wishes, replicas)
         self._client.set(keys.LOADER_RAN, str(now), ex=keys.LOADER_RAN_TTL_S)
+        return Turn(led=True, again_in_s=None if decided.again_at is None else max(0.0, decided.again_at - now))
 
     def _living(self, orders: Sequence[Order], now: float) -> list[Order]:
         """Drop orders to start that nobody has followed: their memory is free again."""
@@ -122,6 +131,8 @@ class Loader:
                     assert_never(action)
         if not self._orders.write(new, epoch=epoch):
             return False
+        for node in sorted({order.node for order in new}):
+            wake_node(self._client, node)
         for order in new:
             log.info("ordered", extra={"event": f"order_{order.told.value}", "why": order.why, **_extra(order)})
         return True
