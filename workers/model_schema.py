@@ -108,6 +108,9 @@ class SimSchema(_Strict):
     itl_ms = _Number(validate=_at_least(0))
     seats = _Int(validate=_at_least(1))
     memory_mib = _Int(validate=_at_least(0))
+    sleep_mib = _Int(validate=_at_least(0), allow_none=True)
+    sleep_s = _Number(validate=_at_least(0))
+    wake_s = _Number(validate=_at_least(0))
     faults = _Bool()
 
 

@@ -36,6 +36,10 @@ class SimSpec:
     itl_ms: float = 0.0
     seats: int = 256
     memory_mib: int = 1000
+    sleep_mib: int | None = None
+    """What it keeps of that while it sleeps; None: it cannot sleep."""
+    sleep_s: float = 0.05
+    wake_s: float = 0.1
     faults: bool = False
     """Whether a request may ask for a failure; see `workers.engine.sim_faults`."""
 

@@ -159,3 +159,10 @@ def test_arguments_are_spelled_as_options() -> None:
 def test_an_argument_that_vllm_does_not_have_is_named() -> None:
     with pytest.raises(EngineArgumentError, match="model m: vLLM has no engine argument 'max_length'"):
         command_line(spec(), {"max_length": 3}, {"--max-model-len"})
+
+
+def test_an_engine_that_can_sleep_is_started_so_that_it_can_unless_its_entry_says_otherwise() -> None:
+    assert engine_args(spec(), cpu=False, environ={}, sleeps=True)["enable_sleep_mode"] is True
+    assert "enable_sleep_mode" not in args()
+    never = spec(engine_args={"enable_sleep_mode": False})
+    assert engine_args(never, cpu=False, environ={}, sleeps=True)["enable_sleep_mode"] is False

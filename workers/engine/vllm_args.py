@@ -65,11 +65,17 @@ def is_folder(spec: ModelSpec) -> bool:
 
 
 def engine_args(
-    spec: ModelSpec, *, cpu: bool, environ: Mapping[str, str] = os.environ, device_total_mib: int | None = None
+    spec: ModelSpec,
+    *,
+    cpu: bool,
+    environ: Mapping[str, str] = os.environ,
+    device_total_mib: int | None = None,
+    sleeps: bool = False,
 ) -> dict[str, Any]:
     """Return vLLM's arguments by name: our defaults, under what the entry says.
 
     On a GPU of `device_total_mib` the engine takes the spec's `memory_mib` and no more.
+    `sleeps` says that this platform can put an engine to sleep.
     """
     for key in spec.engine_args:
         if key in _OURS:
@@ -94,6 +100,8 @@ def engine_args(
         args["reasoning_parser"] = spec.reasoning_parser
     if spec.chat_template_kwargs:
         args["default_chat_template_kwargs"] = dict(spec.chat_template_kwargs)
+    if sleeps:
+        args["enable_sleep_mode"] = True
     if cpu:
         args |= _cpu_args(spec, environ)
     elif spec.memory_mib is not None and device_total_mib is not None and not _KV_SIZES & spec.engine_args.keys():

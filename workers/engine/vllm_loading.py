@@ -57,8 +57,17 @@ def arguments(spec: ModelSpec) -> Any:
     options = {option for action in parser._actions for option in action.option_strings}
     cpu = current_platform.is_cpu()
     total_mib = None if cpu else current_platform.get_device_total_memory() >> 20
-    wanted = vllm_args.engine_args(spec, cpu=cpu, device_total_mib=total_mib)
+    wanted = vllm_args.engine_args(spec, cpu=cpu, device_total_mib=total_mib, sleeps=can_sleep())
     return parser.parse_args(vllm_args.command_line(spec, wanted, options))
+
+
+def can_sleep() -> bool:
+    """Say whether vLLM can put an engine to sleep here. Not tried by anybody on XPU, which it calls able as well."""
+    return bool(
+        current_platform.is_cuda_alike()
+        and current_platform.is_sleep_mode_available()
+        and current_platform.is_cumem_allocator_available()
+    )
 
 
 def load(args: Any) -> Any:
