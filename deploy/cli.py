@@ -175,18 +175,21 @@ _file = click.option(
 
 @keys.command("add")
 @click.argument("name")
+@click.option(
+    "--role", type=click.Choice(["user", "operator"]), default="user", help="An operator may use /admin. [user]"
+)
 @_file
-def add_key(name: str, path: Path | None) -> None:
+def add_key(name: str, role: str, path: Path | None) -> None:
     """Make a key for NAME and print it. It is shown this once."""
     from deploy import key_file  # noqa: PLC0415
 
-    key_file.add(_key_file(path), name)
+    key_file.add(_key_file(path), name, role)
 
 
 @keys.command("list")
 @_file
 def list_keys(path: Path | None) -> None:
-    """Show whose keys there are."""
+    """Show whose keys there are, and what each is good for."""
     from deploy import key_file  # noqa: PLC0415
 
     key_file.show(_key_file(path))

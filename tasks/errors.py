@@ -67,6 +67,18 @@ class InvalidApiKeyError(ServingError):
     code = "invalid_api_key"
 
 
+class OperatorKeyRequiredError(ServingError):
+    """The key is a user's, and this is for operators."""
+
+    code = "operator_key_required"
+
+
+class ForbiddenOriginError(ServingError):
+    """A web page of somebody else's asks, by the browser of an operator."""
+
+    code = "forbidden_origin"
+
+
 class ModelNotFoundError(ServingError):
     """No model or alias of that name is configured."""
 

@@ -31,6 +31,8 @@ def test_the_field_is_named() -> None:
     [
         ("context_length_exceeded", 400, {}),
         ("invalid_api_key", 401, {"WWW-Authenticate": "Bearer"}),
+        ("operator_key_required", 403, {}),
+        ("forbidden_origin", 403, {}),
         ("model_not_found", 404, {}),
         ("request_timeout", 408, {}),
         ("request_too_large", 413, {}),

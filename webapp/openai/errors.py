@@ -29,6 +29,8 @@ FACES = {
     "context_length_exceeded": Face(HTTPStatus.BAD_REQUEST),
     "unsupported_endpoint": Face(HTTPStatus.BAD_REQUEST),
     "invalid_api_key": Face(HTTPStatus.UNAUTHORIZED),
+    "operator_key_required": Face(HTTPStatus.FORBIDDEN),
+    "forbidden_origin": Face(HTTPStatus.FORBIDDEN),
     "model_not_found": Face(HTTPStatus.NOT_FOUND),
     "request_not_found": Face(HTTPStatus.NOT_FOUND),
     "idempotency_key_reused": Face(HTTPStatus.CONFLICT, should_retry=False),
