@@ -37,4 +37,5 @@ def _decode(text: bytes) -> Explanation:
         text=fields["text"],
         retry_after_s=fields["retry_after_s"],
         instead=fields["instead"],
+        progress=fields.get("progress"),
     )

@@ -99,6 +99,8 @@ class Explanation:
     retry_after_s: float | None = None
     instead: str | None = None
     """A model to be used in its place now: the previous build of a rollout."""
+    progress: float | None = None
+    """How far the load is, from 0 to 1, by what it took before; None while nothing loads."""
 
     @property
     def code(self) -> str | None:

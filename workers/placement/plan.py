@@ -181,8 +181,16 @@ def _obstacle(site: Site, model: Model) -> Explanation | None:
     return None
 
 
+# A load that takes longer than it used to is nearly done for all that is known, never quite.
+_NEARLY_DONE = 0.95
+
+
 def _loading(site: Site, model: Model) -> Explanation:
     begun = [replica.started_at for replica in site.live[model.id] if replica.state is ReplicaState.STARTING]
-    left_s = model.load_s - (site.now - min(begun)) if begun else model.load_s
-    text = f"it is being loaded, which takes about {model.load_s:.0f} s"
-    return Explanation(outlook=Outlook.LOADING, text=text, retry_after_s=max(1.0, left_s))
+    elapsed_s = max(0.0, site.now - min(begun)) if begun else 0.0
+    return Explanation(
+        outlook=Outlook.LOADING,
+        text=f"it is being loaded, which takes about {model.load_s:.0f} s",
+        retry_after_s=max(1.0, model.load_s - elapsed_s),
+        progress=min(_NEARLY_DONE, elapsed_s / model.load_s) if model.load_s > 0 else _NEARLY_DONE,
+    )
