@@ -14,6 +14,11 @@ from workers.replicas import ReplicaState
 
 # Beyond its drain a process may need this long to give its memory back.
 AFTER_DRAIN_S = 15.0
+# A worker says who and where it is this long after its start, however slowly it loads.
+SPEAKS_WITHIN_S = 30.0
+
+# A replica, and which order to sleep or to wake it was told (its `told_at`); None: it was asked to end.
+Asked = tuple[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,8 @@ class Running:
     model: str
     started_at: float
     ended: bool = False
+    state: ReplicaState | None = None
+    """By its own word; None: it has not spoken yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,13 @@ class Terminate:
     """Ask it to finish what it has, and to end."""
 
     replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell it to fall asleep or to wake."""
+
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,41 +81,46 @@ class Void:
     order: Order
 
 
-Step = Launch | Terminate | Kill | Bury | Adopt | Void
+Step = Launch | Terminate | Tell | Kill | Bury | Adopt | Void
 
 _ENDING = (ReplicaState.DRAINING, ReplicaState.STOPPED)
+_TOLD = (ReplicaState.SLEEPING, ReplicaState.READY)
 
 
 def agenda(
-    orders: Sequence[Order], running: Sequence[Running], asked: Collection[str], now: float, *, drain_s: float
+    orders: Sequence[Order], running: Sequence[Running], asked: Collection[Asked], now: float, *, drain_s: float
 ) -> Iterator[Step]:
-    """Yield the steps that are due. `asked` are the replicas that were asked to end by us before.
+    """Yield the steps that are due. `asked` is what replicas were asked by us before.
 
     1. What has ended is buried.
-    2. What runs without an order is adopted.
+    2. What runs without an order is adopted, once it has said where it runs, or has been silent for long.
     3. What is to end is asked to once, and killed when it takes too long.
-    4. What is to start is launched, unless the order is void by now.
-    5. Any other order without a replica is void.
+    4. What is to sleep or to wake, and does not yet, is told so once for each order.
+    5. What is to start is launched, unless the order is void by now.
+    6. Any other order without a replica is void.
     """
     of = {order.replica: order for order in orders}
     for it in running:
         order = of.pop(it.replica, None)
         ending = order is not None and order.told in _ENDING
         if it.ended:
-            yield Bury(it.replica, it.model, asked=ending or it.replica in asked)  # 1
+            yield Bury(it.replica, it.model, asked=ending or (it.replica, None) in asked)  # 1
         elif order is None:
-            yield Adopt(it)  # 2
+            if it.state is not None or now - it.started_at > SPEAKS_WITHIN_S:
+                yield Adopt(it)  # 2
         elif ending:
             yield from _end(order, asked, now, drain_s)  # 3
+        elif order.told in _TOLD and it.state not in (None, order.told) and (it.replica, order.told_at) not in asked:
+            yield Tell(order)  # 4
     for order in of.values():
         if order.told is ReplicaState.STARTING and now < order.void_at:
-            yield Launch(order)  # 4
+            yield Launch(order)  # 5
         else:
-            yield Void(order)  # 5
+            yield Void(order)  # 6
 
 
-def _end(order: Order, asked: Collection[str], now: float, drain_s: float) -> Iterator[Step]:
+def _end(order: Order, asked: Collection[Asked], now: float, drain_s: float) -> Iterator[Step]:
     if now - order.told_at > drain_s + AFTER_DRAIN_S:
         yield Kill(order.replica)
-    elif order.replica not in asked:
+    elif (order.replica, None) not in asked:
         yield Terminate(order.replica)

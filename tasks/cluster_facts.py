@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tasks.nodes import Node as KnownNode
 from tasks.orders import Order
@@ -35,14 +35,16 @@ def models(specs: Iterable[ModelSpec], nodes: Sequence[KnownNode]) -> list[Model
     ]
 
 
-def replicas(facts: Sequence[ReplicaFacts], orders: Sequence[Order], nodes: Sequence[KnownNode]) -> list[Replica]:
+def replicas(
+    facts: Sequence[ReplicaFacts], orders: Sequence[Order], nodes: Sequence[KnownNode], now: float
+) -> list[Replica]:
     """Return every replica that is alive by its own word, or by its node's while it has not spoken yet."""
     of = {order.replica: order for order in orders}
     spoken = {replica.id for replica in facts}
     launched = {id_ for node in nodes if node.healthy for id_ in node.facts.launched}
     found = [_replica(replica, of.get(replica.id)) for replica in facts]
     found += [_silent(order) for order in orders if order.replica in launched - spoken]
-    return found
+    return found + list(_unordered(nodes, of.keys() | spoken, now))
 
 
 def reservations(orders: Iterable[Order]) -> list[Reservation]:
@@ -82,9 +84,10 @@ def known_nodes(nodes: Iterable[KnownNode]) -> list[Node]:
     return [
         Node(
             id=node.facts.id,
-            healthy=node.healthy,
+            healthy=node.able,
             reliability=node.facts.reliability,
             loads=node.facts.loads,
+            ram_free_mib=node.facts.ram_free_mib,
         )
         for node in nodes
     ]
@@ -106,14 +109,35 @@ def _replica(facts: ReplicaFacts, order: Order | None) -> Replica:
         state=facts.state,
         started_at=facts.started_at,
         ready_at=facts.ready_at,
+        slept_at=facts.slept_at,
         last_used_at=facts.last_used_at,
         in_flight=facts.in_flight,
         seats=facts.seats or None,
         slot=order.slot if order else None,
         used_mib=facts.memory_mib or None,
+        can_sleep=facts.can_sleep,
+        sleep_mib=facts.sleep_mib,
+        sleep_ram_mib=facts.sleep_ram_mib,
         told=None if order is None or order.told is ReplicaState.STARTING else order.told,
         told_at=order.told_at if order else 0.0,
     )
+
+
+def _unordered(nodes: Sequence[KnownNode], known: Collection[str], now: float) -> Iterator[Replica]:
+    """Yield what runs though nobody has ordered it, until its agent adopts it: Redis has forgotten the order."""
+    for node in nodes:
+        for id_, model in node.facts.launched.items() if node.healthy else ():
+            if id_ not in known:
+                needs = node.facts.needs.get(model, ())
+                yield Replica(
+                    id=id_,
+                    model=model,
+                    node=node.facts.id,
+                    devices=tuple(device.id for device in node.facts.devices[:1]),
+                    mib=needs[0].mib if needs else 0,
+                    state=ReplicaState.STARTING,
+                    started_at=now,
+                )
 
 
 def _silent(order: Order) -> Replica:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 import redis
 
-from tasks import keys
-from tasks.queues import Priority, model_queue, queue_list
+from tasks import keys, waiting
+from tasks.queues import Priority
+from tasks.waiting import NOTHING, Waiting
 from tasks.wishes import Wish
 from workers.placement.facts import Demand
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """One list of one model. `oldest_s` is 0 when it is empty."""
-
-    count: int = 0
-    oldest_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +45,7 @@ class DemandStore:
 
     def waiting(self, models: Iterable[str], now: float) -> dict[str, dict[Priority, Waiting]]:
         """Count what waits for each of `models`, and for how long the oldest has."""
-        names = list(models)
-        lists = {(name, level): queue_list(model_queue(name), level) for name in names for level in Priority}
-        pipe = self._client.pipeline(transaction=False)
-        for key in lists.values():
-            pipe.llen(key)
-            pipe.lindex(key, -1)  # kombu pushes on the left and pops on the right
-        replies: list[Any] = pipe.execute()
-        admitted = self._admitted([raw for raw in replies[1::2] if raw])
-        found: dict[str, dict[Priority, Waiting]] = {name: {} for name in names}
-        for (name, level), count, raw in zip(lists, replies[::2], replies[1::2], strict=True):
-            at = admitted.get(raw)
-            found[name][level] = Waiting(count, max(0.0, now - at) if at is not None else 0.0)
-        return found
+        return waiting.read(self._client, models, now)
 
     def memories(self, models: Iterable[str]) -> dict[str, Memory]:
         names = list(models)
@@ -81,24 +61,17 @@ class DemandStore:
             pipe.set(keys.demand(name), text, ex=keys.LOADER_MEMORY_TTL_S)
         pipe.execute()
 
-    def _admitted(self, messages: list[bytes]) -> dict[bytes, float]:
-        ids = {raw: request_id for raw in messages if (request_id := _request_id(raw))}
-        pipe = self._client.pipeline(transaction=False)
-        for request_id in ids.values():
-            pipe.hget(keys.request(request_id), "admitted_ms")
-        return {raw: float(ms) / 1000 for raw, ms in zip(ids, pipe.execute(), strict=True) if ms}
 
-
-def demand(model: str, waiting: Mapping[Priority, Waiting], memory: Memory, wish: Wish | None) -> Demand:
+def demand(model: str, levels: Mapping[Priority, Waiting], memory: Memory, wish: Wish | None) -> Demand:
     """Put together what the planner is told of one model."""
-    interactive = waiting.get(Priority.INTERACTIVE, Waiting())
-    bulk = waiting.get(Priority.BULK, Waiting())
+    interactive = levels.get(Priority.INTERACTIVE, NOTHING)
+    bulk = levels.get(Priority.BULK, NOTHING)
     return Demand(
         model=model,
         interactive=interactive.count,
         bulk=bulk.count,
-        interactive_oldest_s=interactive.oldest_s,
-        bulk_oldest_s=bulk.oldest_s,
+        interactive_oldest_s=interactive.oldest_s or 0.0,
+        bulk_oldest_s=bulk.oldest_s or 0.0,
         last_request_at=memory.last_request_at,
         peak=memory.peak if memory.peaks else None,
         scaled_at=memory.scaled_at,
@@ -112,11 +85,3 @@ def _memory(text: bytes | None) -> Memory:
         return Memory()
     last_request_at, scaled_at, peaks = orjson.loads(text)
     return Memory(last_request_at=last_request_at, scaled_at=scaled_at, peaks=tuple((at, load) for at, load in peaks))
-
-
-def _request_id(message: bytes) -> str | None:
-    """Return the task id, which is the request's; None for what is no message of ours."""
-    try:
-        return str(orjson.loads(message)["headers"]["id"])
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -51,7 +51,7 @@ REPLICA_TTL_S = 10
 LOADER_RAN_TTL_S = 3600
 LOADER_MEMORY_TTL_S = 86_400
 OUTLOOK_TTL_S = 15
-NODE_TTL_S = 30
+NODE_TTL_S = 3600
 REQUEST_GRACE_S = 60
 
 # Members are replicas, scores the time until which each is alive: milliseconds of Redis' clock.

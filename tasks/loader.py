@@ -26,7 +26,7 @@ from tasks.replicas import ReplicaFacts, ReplicaStore
 from tasks.wishes import Wish, WishStore
 from workers.launcher.base import new_replica_id
 from workers.placement.actions import Action, Drain, MarkFailed, Sleep, Start, Stop, Wake
-from workers.placement.facts import Facts, Rollout
+from workers.placement.facts import Facts, LoadFailures, Rollout
 from workers.placement.limits import Limits
 from workers.placement.plan import plan
 from workers.registry import Registry
@@ -78,7 +78,7 @@ class Loader:
         facts = Facts(
             models=cluster_facts.models(registry.models.values(), nodes),
             demands=[demand(name, waiting[name], memories[name], wishes.get(name)) for name in names],
-            replicas=cluster_facts.replicas(replicas, orders, nodes),
+            replicas=cluster_facts.replicas(replicas, orders, nodes, now),
             devices=cluster_facts.devices(nodes, now),
             nodes=cluster_facts.known_nodes(nodes),
             reservations=cluster_facts.reservations(orders),
@@ -93,7 +93,7 @@ class Loader:
             return Turn(led=False)
         self._outlooks.write(decided.explanations)
         self._demands.remember(_scaled(memories, decided.actions, orders, now))
-        self._settle(wishes, replicas)
+        self._settle(wishes, replicas, facts.failures)
         self._client.set(keys.LOADER_RAN, str(now), ex=keys.LOADER_RAN_TTL_S)
         return Turn(led=True, again_in_s=None if decided.again_at is None else max(0.0, decided.again_at - now))
 
@@ -137,12 +137,15 @@ class Loader:
             log.info("ordered", extra={"event": f"order_{order.told.value}", "why": order.why, **_extra(order)})
         return True
 
-    def _settle(self, wishes: dict[str, Wish], replicas: Sequence[ReplicaFacts]) -> None:
-        """Forget wishes that have come true."""
+    def _settle(
+        self, wishes: dict[str, Wish], replicas: Sequence[ReplicaFacts], failures: Sequence[LoadFailures]
+    ) -> None:
+        """Forget wishes that have come true, and those that cannot."""
+        given_up = {failed.model for failed in failures if failed.given_up}
         up = {replica.model for replica in replicas}
         ready = {replica.model for replica in replicas if replica.state is ReplicaState.READY}
         for model, wish in wishes.items():
-            if (wish is Wish.LOAD and model in ready) or (wish is Wish.UNLOAD and model not in up):
+            if (wish is Wish.LOAD and model in ready | given_up) or (wish is Wish.UNLOAD and model not in up):
                 self._wishes.fulfilled(model)
 
 

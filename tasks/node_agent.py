@@ -9,43 +9,47 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+import psutil
 import redis
 
-from tasks.agenda import Adopt, Bury, Kill, Launch, Running, Step, Terminate, Void, agenda
-from tasks.load_failures import LoadFailureStore
+from tasks.agenda import Adopt, Asked, Bury, Kill, Launch, Running, Step, Tell, Terminate, Void, agenda
+from tasks.moves import Move, tell
 from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore, redis_time
+from tasks.nudge import nudge
 from tasks.orders import Order, OrderStore
 from tasks.reaper import Reaper
-from tasks.replicas import ReplicaStore
+from tasks.replicas import ReplicaFacts, ReplicaState, ReplicaStore
 from tasks.settings import Settings
-from workers.devices import Device
+from tasks.track_record import TrackRecord
+from workers.devices import Device, DeviceKind
 from workers.estimate.ways import ways
 from workers.inventory import Inventory, in_sessions_of
 from workers.launcher.base import Launcher, Replica, Resources, worker_command
 from workers.launcher.errors import LauncherDownError, LaunchError
 from workers.placement.facts import Need
-from workers.placement.reliability import Reliability
 from workers.registry_watch import RegistryWatch
-from workers.replicas import ReplicaState
 
 log = logging.getLogger(__name__)
 
 TURN_S = 0.5
-_LOADS_KEPT_S = 60.0
 _LAST_WORDS = 15
+_MIB = 1024 * 1024
+_UP = (ReplicaState.READY, ReplicaState.SLEEPING)
 
 
 @dataclass
 class _Memory:
     """What is only kept for as long as this agent lives; a new one begins without and comes to the same."""
 
-    asked: set[str] = field(default_factory=set)
-    ready: set[str] = field(default_factory=set)
-    loads: list[float] = field(default_factory=list)
-    reliability: Reliability = field(default_factory=Reliability)
+    asked: set[Asked] = field(default_factory=set)
+    loaded: set[str] = field(default_factory=set)
+    states: dict[str, ReplicaState] = field(default_factory=dict)
+    launched: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
     beaten_at: float = float("-inf")
 
 
@@ -62,7 +66,7 @@ class NodeAgent:
         self._orders = OrderStore(client)
         self._nodes = NodeStore(client)
         self._replicas = ReplicaStore(client)
-        self._failures = LoadFailureStore(client)
+        self._record = TrackRecord(client, settings.node_id)
         self._reaper = Reaper(client)
         self._memory = _Memory()
         self._devices: tuple[Device, ...] = ()
@@ -74,7 +78,7 @@ class NodeAgent:
         while not self._stopping:
             try:
                 self._turn()
-            except (redis.RedisError, OSError, LauncherDownError) as error:
+            except (redis.RedisError, OSError) as error:
                 log.debug("no turn: %r", error)
             except Exception:
                 # The thread's boundary: without its agent the machine would soon count as dead.
@@ -84,7 +88,7 @@ class NodeAgent:
         self._inventory.close()
 
     def wake(self) -> None:
-        """There are new orders. From any thread."""
+        """There are new orders, or a replica has ended. From any thread."""
         self._woken.set()
 
     def stop(self) -> None:
@@ -92,21 +96,57 @@ class NodeAgent:
         self._woken.set()
 
     def _turn(self) -> None:
+        self._record.remember()
         self._look_at_models()
         now = redis_time(self._client)
+        try:
+            changed = self._follow_orders(now)
+            self._able()
+        except LauncherDownError as error:
+            changed = self._unable(str(error))
+        if changed or time.monotonic() - self._memory.beaten_at >= HEARTBEAT_S:
+            self._beat(now)
+        if changed:
+            # What has just become free, or ready, may be what somebody waits for.
+            nudge(self._client)
+
+    def _follow_orders(self, now: float) -> bool:
+        """Do what is due; say whether anything has changed."""
+        if not self._devices:
+            self._devices = self._inventory.survey().devices
         replicas = {replica.name: replica for replica in self._launcher.list()}
-        self._note_ready(replicas, now)
+        told = {facts.id: facts for facts in self._replicas.of(replicas)}
+        changed = self._note_states(told, now)
         running = [
-            Running(replica=name, model=it.model, started_at=it.started_at, ended=it.exit_code() is not None)
+            Running(
+                replica=name,
+                model=it.model,
+                started_at=it.started_at,
+                ended=it.exit_code() is not None,
+                state=told[name].state if name in told else None,
+            )
             for name, it in replicas.items()
         ]
         orders = self._orders.of(self._settings.node_id)
         steps = list(agenda(orders, running, self._memory.asked, now, drain_s=self._settings.drain_timeout_s))
         for step in steps:
-            self._do(step, replicas, now)
+            self._do(step, replicas, told, now)
         self._launcher.tend()
-        if steps or time.monotonic() - self._memory.beaten_at >= HEARTBEAT_S:
-            self._beat(now)
+        self._memory.launched = {it.name: it.model for it in self._launcher.list() if it.exit_code() is None}
+        return changed or bool(steps)
+
+    def _able(self) -> None:
+        if self._memory.problem:
+            log.info("launcher is back", extra={"event": "launcher_back"})
+        self._memory.problem = ""
+
+    def _unable(self, problem: str) -> bool:
+        """Note that nothing can be started or stopped now; what runs goes on. Say whether that is news."""
+        news = self._memory.problem != problem
+        if news:
+            log.error("launcher is down: %s", problem, extra={"event": "launcher_down"})
+        self._memory.problem = problem
+        return news
 
     def _look_at_models(self) -> None:
         change = self._registry.poll(time.monotonic())
@@ -115,31 +155,35 @@ class NodeAgent:
         if change.problem:
             log.error("models.yaml is not used: %s", change.problem, extra={"event": "registry_problem"})
         for model in change.changed:
-            # Whatever kept it from loading may be mended.
-            self._failures.forget(model)
+            self._record.mended(model)
+        self._memory.beaten_at = float("-inf")
 
-    def _note_ready(self, replicas: dict[str, Replica], now: float) -> None:
-        """Notice loads that went well."""
-        for facts in self._replicas.all():
-            ready = facts.state in (ReplicaState.READY, ReplicaState.SLEEPING)
-            if facts.id in replicas and ready and facts.id not in self._memory.ready:
-                self._memory.ready.add(facts.id)
-                self._memory.reliability = self._memory.reliability.succeeded(now)
-                self._failures.forget(facts.model)
+    def _note_states(self, told: Mapping[str, ReplicaFacts], now: float) -> bool:
+        """Notice loads that went well; say whether any replica has come further."""
+        states = {name: facts.state for name, facts in told.items()}
+        for name, state in states.items():
+            if state in _UP and name not in self._memory.loaded:
+                self._memory.loaded.add(name)
+                self._record.loaded(told[name].model, now)
+        changed, self._memory.states = states != self._memory.states, states
+        return changed
 
-    def _do(self, step: Step, replicas: dict[str, Replica], now: float) -> None:
+    def _do(self, step: Step, replicas: Mapping[str, Replica], told: Mapping[str, ReplicaFacts], now: float) -> None:
         match step:
             case Launch(order):
                 self._launch(order, now)
             case Terminate(replica):
-                self._memory.asked.add(replica)
+                self._memory.asked.add((replica, None))
                 replicas[replica].terminate()
+            case Tell(order):
+                tell(self._client, order.replica, Move(order.told, order.told_at))
+                self._memory.asked.add((order.replica, order.told_at))
             case Kill(replica):
                 replicas[replica].kill()
             case Bury(replica, _, asked):
                 self._bury(replicas[replica], asked=asked, now=now)
             case Adopt(it):
-                self._adopt(it)
+                self._adopt(it, told.get(it.replica))
             case Void(order):
                 self._orders.remove(order.replica)
             case _:
@@ -148,54 +192,57 @@ class NodeAgent:
     def _launch(self, order: Order, now: float) -> None:
         spec = self._registry.current().models.get(order.model)
         if spec is None:
-            self._failed(order.model, "models.yaml of its node does not have the model", now)
+            # Its own registry is a little behind the loader's, or another file.
+            log.error("model not known here", extra={"event": "launch_failed", "model": order.model})
+            self._record.not_launched(order.model, "models.yaml of its node does not have the model", now)
             self._orders.remove(order.replica)
             return
         devices = tuple(device for device in self._devices if device.id in order.devices)
         env = self._settings.to_env()
-        command = worker_command(spec, order.replica, env, device=",".join(order.devices))
+        command = worker_command(
+            spec, order.replica, env, device=",".join(order.devices), reserved_mib=order.mib or None
+        )
         try:
-            self._launcher.start(command, Resources(devices=devices, memory_mib=None))
+            self._launcher.start(command, Resources(devices=devices, memory_mib=_allowed_mib(order, devices)))
         except LauncherDownError:
             raise
         except LaunchError as error:
             log.error("not launched: %s", error, extra={"event": "launch_failed", "model": spec.id})
-            self._failed(order.model, f"it could not be launched ({error.code})", now)
+            self._record.not_launched(order.model, f"it could not be launched ({error.code})", now)
             self._orders.remove(order.replica)
         else:
-            self._memory.loads = [at for at in self._memory.loads if now - at < _LOADS_KEPT_S] + [now]
+            self._record.begun(now)
             log.info("launched", extra={"event": "replica_launched", "replica": order.replica, "model": spec.id})
 
     def _bury(self, replica: Replica, *, asked: bool, now: float) -> None:
-        code = replica.exit_code()
+        name, code = replica.name, replica.exit_code()
         if not asked:
-            was_ready = replica.name in self._memory.ready
             why = replica.why() or f"its worker ended with {code}"
-            self._failed(replica.model, why if was_ready else f"it could not be loaded: {why}", now)
-            log.error(
-                "replica died: %s",
-                why,
-                extra={"event": "replica_died", "replica": replica.name, "last_words": replica.tail(_LAST_WORDS)},
-            )
-        self._reaper.bury(replica.name)
-        self._orders.remove(replica.name)
+            if name in self._memory.loaded:
+                self._record.died(replica.model, why, now)
+            else:
+                self._record.not_loaded(replica.model, why, now)
+            extra = {"event": "replica_died", "replica": name, "last_words": replica.tail(_LAST_WORDS)}
+            log.error("replica died: %s", why, extra=extra)
+        self._reaper.bury(name)
+        self._orders.remove(name)
         replica.forget()
-        self._memory.asked.discard(replica.name)
-        self._memory.ready.discard(replica.name)
+        self._memory.asked = {one for one in self._memory.asked if one[0] != name}
+        self._memory.loaded.discard(name)
 
-    def _failed(self, model: str, reason: str, now: float) -> None:
-        self._memory.reliability = self._memory.reliability.failed(now)
-        self._failures.failed(model, node=self._settings.node_id, reason=reason, permanent=False, now=now)
-
-    def _adopt(self, it: Running) -> None:
+    def _adopt(self, it: Running, told: ReplicaFacts | None) -> None:
+        """Write down where it runs: as it says itself, else as it would have been ordered."""
         needs = self._ways().get(it.model, ())
+        reserved_mib = told.reserved_mib if told else None
+        devices = tuple(told.device.split(",")) if told else tuple(device.id for device in self._devices[:1])
+        taken = {order.slot for order in self._orders.all() if order.model == it.model}
         order = Order(
             replica=it.replica,
             model=it.model,
             node=self._settings.node_id,
-            devices=tuple(device.id for device in self._devices[:1]),
-            mib=needs[0].mib if needs else 0,
-            slot=0,
+            devices=devices,
+            mib=reserved_mib if reserved_mib is not None else needs[0].mib if needs else 0,
+            slot=min(set(range(len(taken) + 1)) - taken),
             ordered_at=it.started_at,
             why="it ran already",
         )
@@ -203,16 +250,18 @@ class NodeAgent:
             log.info("adopted", extra={"event": "replica_adopted", "replica": it.replica, "model": it.model})
 
     def _beat(self, now: float) -> None:
-        replicas = self._launcher.list()
-        survey = self._inventory.survey(in_sessions_of({replica.pid for replica in replicas}))
-        self._devices = survey.devices
+        if not self._memory.problem:
+            pids = {replica.pid for replica in self._launcher.list()}
+            self._devices = self._inventory.survey(in_sessions_of(pids)).devices
         facts = NodeFacts(
             id=self._settings.node_id,
-            devices=survey.devices,
-            launched={it.name: it.model for it in replicas if it.exit_code() is None},
+            devices=self._devices,
+            launched=self._memory.launched,
             needs=self._ways(),
-            reliability=self._memory.reliability,
-            loads=tuple(self._memory.loads),
+            reliability=self._record.reliability,
+            loads=self._record.loads(now),
+            ram_free_mib=psutil.virtual_memory().available // _MIB,
+            problem=self._memory.problem,
         )
         self._nodes.beat(facts)
         self._memory.beaten_at = time.monotonic()
@@ -221,3 +270,9 @@ class NodeAgent:
         registry = self._registry.current()
         found = {id_: ways(spec, registry.folders.get(id_), self._devices) for id_, spec in registry.models.items()}
         return {id_: needs for id_, needs in found.items() if needs}
+
+
+def _allowed_mib(order: Order, devices: tuple[Device, ...]) -> int | None:
+    """Return how much of the machine's memory a replica on the CPU may take; its needs are an estimate, hence more."""
+    on_cpu = bool(devices) and all(device.kind is DeviceKind.CPU for device in devices)
+    return 2 * order.mib + 1024 if on_cpu and order.mib else None

@@ -1,4 +1,4 @@
-"""What each machine says of itself, in Redis: written by its supervisor, read by `celerity status`.
+"""What each machine says of itself, in Redis: written by its agent, read by the loader and `celerity status`.
 
 All times are those of Redis' clock, so that machines need not agree on theirs.
 """
@@ -39,6 +39,10 @@ class NodeFacts:
     reliability: Reliability = field(default_factory=Reliability)
     loads: tuple[float, ...] = ()
     """When loads were begun there, during the last minute."""
+    ram_free_mib: int | None = None
+    """What of the machine's memory is free, where replicas run on something else; None: not known."""
+    problem: str = ""
+    """Why nothing can be started or stopped there at the moment; empty when it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,13 @@ class Node:
 
     @property
     def healthy(self) -> bool:
+        """Whether it was heard of lately, however it does."""
         return self.heartbeat_age_s < DEAD_AFTER_S
+
+    @property
+    def able(self) -> bool:
+        """Whether it can start and stop things."""
+        return self.healthy and not self.facts.problem
 
 
 class NodeStore:
@@ -75,6 +85,10 @@ class NodeStore:
         pipe.unlink(keys.node(node_id))
         pipe.zrem(keys.NODES, node_id)
         pipe.execute()
+
+    def of(self, node_id: str) -> NodeFacts:
+        """Return what a node last said of itself, however long ago; what it did not say is empty."""
+        return _decode(node_id, cast("Mapping[bytes, bytes]", self._client.hgetall(keys.node(node_id))))
 
     def all(self) -> list[Node]:
         """Return every node heard of within the hour, by id; of a long dead one only the id is known."""
@@ -103,6 +117,8 @@ def _encode(facts: NodeFacts) -> dict[Any, Any]:
         "needs": orjson.dumps(dict(facts.needs)),
         "reliability": orjson.dumps(facts.reliability),
         "loads": orjson.dumps(facts.loads),
+        "ram_free_mib": "" if facts.ram_free_mib is None else str(facts.ram_free_mib),
+        "problem": facts.problem,
     }
 
 
@@ -118,6 +134,8 @@ def _decode(node_id: str, fields: Mapping[bytes, bytes]) -> NodeFacts:
         },
         reliability=Reliability(**orjson.loads(fields.get(b"reliability", b"{}"))),
         loads=tuple(orjson.loads(fields.get(b"loads", b"[]"))),
+        ram_free_mib=int(ram) if (ram := fields.get(b"ram_free_mib")) else None,
+        problem=fields.get(b"problem", b"").decode(),
     )
 
 

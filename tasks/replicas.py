@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,15 @@ class ReplicaFacts:
     """Read only: lua/rotate.lua writes it, since others decide by it at once."""
     ready_at: float | None = None
     """Since when it takes work; None while it loads."""
+    slept_at: float | None = None
+    """Since when it sleeps."""
+    reserved_mib: int | None = None
+    """What it was told to take of each of its devices; None: it was told nothing."""
+    can_sleep: bool = False
+    sleep_mib: int = 0
+    """What it keeps of each device while it sleeps."""
+    sleep_ram_mib: int = 0
+    """What it takes of its machine's memory while it sleeps."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
@@ -61,6 +70,11 @@ class ReplicaFacts:
             heartbeat_at=float(text["heartbeat_at"]),
             rotation=Rotation(text.get("rotation", Rotation.IN)),
             ready_at=float(text["ready_at"]) if text.get("ready_at") else None,
+            slept_at=float(text["slept_at"]) if text.get("slept_at") else None,
+            reserved_mib=int(text["reserved_mib"]) if text.get("reserved_mib") else None,
+            can_sleep=text.get("can_sleep") == "True",
+            sleep_mib=int(text.get("sleep_mib") or 0),
+            sleep_ram_mib=int(text.get("sleep_ram_mib") or 0),
         )
 
 
@@ -73,9 +87,13 @@ class ReplicaStore:
     def all(self) -> list[ReplicaFacts]:
         """Return every replica whose heartbeat has not lapsed, oldest first."""
         ids: Any = self._client.zrange(keys.REPLICAS, 0, -1)
+        return self.of(id_.decode() for id_ in ids)
+
+    def of(self, ids: Iterable[str]) -> list[ReplicaFacts]:
+        """Return those of `ids` that have spoken and not lapsed, oldest first."""
         pipe = self._client.pipeline(transaction=False)
         for replica_id in ids:
-            pipe.hgetall(keys.replica(replica_id.decode()))
+            pipe.hgetall(keys.replica(replica_id))
         found = [ReplicaFacts.decode(fields) for fields in pipe.execute() if b"id" in fields]
         return sorted(found, key=lambda facts: (facts.started_at, facts.id))
 

@@ -114,7 +114,7 @@ class Settings:
 
 # Variables of ours that are not settings: they tell a process which role it plays, or a
 # client whom to talk to.
-_OTHERS = frozenset({"replica_id", "model", "device", "url", "api_key", "cold_start", "insecure"})
+_OTHERS = frozenset({"replica_id", "model", "device", "reserved_mib", "url", "api_key", "cold_start", "insecure"})
 
 
 def embedded_redis_url(state_dir: Path) -> str:

@@ -165,9 +165,18 @@ def slug(model: str) -> str:
 
 
 def worker_command(
-    spec: ModelSpec, replica_id: str, settings_env: Mapping[str, str], *, device: str = "cpu", log: str | None = None
+    spec: ModelSpec,
+    replica_id: str,
+    settings_env: Mapping[str, str],
+    *,
+    device: str = "cpu",
+    reserved_mib: int | None = None,
+    log: str | None = None,
 ) -> Command:
-    """Return how one replica of `spec` is started; `settings_env` is `Settings.to_env()`."""
+    """Return how one replica of `spec` is started; `settings_env` is `Settings.to_env()`.
+
+    It takes `reserved_mib` of each of its devices; what it needs by its own reckoning when that is None.
+    """
     env = dict(settings_env) | {
         "CELERY_CUSTOM_WORKER_POOL": POOL,
         "CELERITY_MODEL": spec.id,
@@ -180,6 +189,8 @@ def worker_command(
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+    if reserved_mib is not None:
+        env["CELERITY_RESERVED_MIB"] = str(reserved_mib)
     if spec.path is not None and Path(spec.path).is_absolute():
         # The weights are here; without this transformers asks the hub whether there are newer ones.
         env["HF_HUB_OFFLINE"] = "1"
