@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from tasks.nodes import Node as KnownNode
 from tasks.orders import Order
 from tasks.replicas import ReplicaFacts
-from workers.placement.facts import Device, Model, Need, Node, Replica, Reservation
+from workers.devices import DeviceKind
+from workers.layout import DevicePattern, Layout
+from workers.placement.facts import Device, Model, Need, Node, Place, Replica, Reservation
 from workers.registry import ModelSpec
 from workers.replicas import ReplicaState
 
 # What a vLLM engine of ours takes at once when nothing else is said; what a replica says of itself goes before this.
 _SEATS = 64
 _LOAD_S = 30.0
+_WAKE_S = 2.0
 
 
 def models(specs: Iterable[ModelSpec], nodes: Sequence[KnownNode]) -> list[Model]:
@@ -29,7 +32,9 @@ def models(specs: Iterable[ModelSpec], nodes: Sequence[KnownNode]) -> list[Model
             idle_ttl_s=spec.idle_ttl_s,
             exclusive=spec.exclusive,
             aliases=spec.aliases,
+            places=_places(spec, nodes),
             load_s=spec.sim.load_s if spec.engine == "sim" else _LOAD_S,
+            wake_s=spec.sim.wake_s if spec.engine == "sim" else _WAKE_S,
         )
         for spec in specs
     ]
@@ -64,20 +69,26 @@ def reservations(orders: Iterable[Order]) -> list[Reservation]:
     ]
 
 
-def devices(nodes: Iterable[KnownNode], now: float) -> list[Device]:
-    return [
-        Device(
-            node=node.facts.id,
-            id=device.id,
-            kind=device.kind,
-            total_mib=device.total_mib,
-            free_mib=device.free_mib,
-            measured_at=now - node.heartbeat_age_s,
-            healthy=node.healthy and not device.unknown,
-        )
-        for node in nodes
-        for device in node.facts.devices
-    ]
+def devices(nodes: Iterable[KnownNode], layout: Layout, now: float) -> list[Device]:
+    found = []
+    for node in nodes:
+        for device in node.facts.devices:
+            use = layout.use_of(node.facts.id, device.id)
+            found.append(
+                Device(
+                    node=node.facts.id,
+                    id=device.id,
+                    kind=device.kind,
+                    total_mib=device.total_mib,
+                    free_mib=device.free_mib,
+                    measured_at=now - node.heartbeat_age_s,
+                    healthy=node.healthy and not device.unknown,
+                    exclusive=use.exclusive,
+                    bound_to=use.bound_to,
+                    slots=use.slots,
+                )
+            )
+    return found
 
 
 def known_nodes(nodes: Iterable[KnownNode]) -> list[Node]:
@@ -93,10 +104,30 @@ def known_nodes(nodes: Iterable[KnownNode]) -> list[Node]:
     ]
 
 
+def _places(spec: ModelSpec, nodes: Iterable[KnownNode]) -> frozenset[Place]:
+    """Return the devices that a model may be on. A name that fits none stands for itself: nowhere is not anywhere."""
+    if not spec.devices:
+        return frozenset()
+    patterns = [DevicePattern.parse(text) for text in spec.devices]
+    there = [Place(node.facts.id, device.id) for node in nodes for device in node.facts.devices]
+    found = {place for place in there for pattern in patterns if pattern.matches(*place)}
+    return frozenset(found or (Place(pattern.node, pattern.device) for pattern in patterns))
+
+
 def _needs(spec: ModelSpec, nodes: Sequence[KnownNode]) -> tuple[Need, ...]:
-    """Return the ways to run a model, the best first; of nodes that disagree the most careful one counts."""
+    """Return the ways to run a model: on GPUs first, with most memory first.
+
+    Of nodes that disagree on the least that is needed, the most careful counts for all devices of a kind.
+    """
     told = [node.facts.needs[spec.id] for node in nodes if node.facts.needs.get(spec.id)]
-    return max(told, key=lambda needs: needs[0].mib, default=())
+    found: list[Need] = []
+    for kind in DeviceKind:
+        ways = [[need for need in needs if need.kind is kind] for needs in told]
+        ways = [some for some in ways if some]
+        least = max((some[-1].mib for some in ways), default=0)
+        enough = {need for some in ways for need in some if need.mib >= least}
+        found += sorted(enough, key=lambda need: (-need.mib, need.devices))
+    return tuple(found)
 
 
 def _replica(facts: ReplicaFacts, order: Order | None) -> Replica:
@@ -114,7 +145,8 @@ def _replica(facts: ReplicaFacts, order: Order | None) -> Replica:
         in_flight=facts.in_flight,
         seats=facts.seats or None,
         slot=order.slot if order else None,
-        used_mib=facts.memory_mib or None,
+        # What it says is the machine's memory; of a GPU's nobody has asked yet.
+        used_mib=facts.memory_mib or None if facts.device == DeviceKind.CPU else None,
         can_sleep=facts.can_sleep,
         sleep_mib=facts.sleep_mib,
         sleep_ram_mib=facts.sleep_ram_mib,

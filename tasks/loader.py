@@ -79,7 +79,7 @@ class Loader:
             models=cluster_facts.models(registry.models.values(), nodes),
             demands=[demand(name, waiting[name], memories[name], wishes.get(name)) for name in names],
             replicas=cluster_facts.replicas(replicas, orders, nodes, now),
-            devices=cluster_facts.devices(nodes, now),
+            devices=cluster_facts.devices(nodes, registry.layout, now),
             nodes=cluster_facts.known_nodes(nodes),
             reservations=cluster_facts.reservations(orders),
             failures=self._failures.all(),

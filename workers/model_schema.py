@@ -15,6 +15,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from workers.document import Place
+from workers.layout import DevicePattern
 from workers.vllm_names import REASONING_PARSERS, TOOL_PARSERS, VLLM
 
 ENGINES = ("vllm", "sim")
@@ -80,6 +81,13 @@ def check_id(text: str) -> None:
         raise ValidationError(_ID_RULE)
 
 
+def check_device(text: str) -> None:
+    try:
+        DevicePattern.parse(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+
+
 class _Strict(Schema):
     """A mapping that knows all of its keys."""
 
@@ -123,6 +131,11 @@ class ModelSchema(_Strict):
         _Text(validate=check_id), error_messages={"invalid": "a list is expected, such as [light, chat]"}
     )
     pinned = _Bool()
+    devices = fields.List(
+        _Text(validate=check_device),
+        validate=validate.Length(min=1, error="name one at least, or leave the key out for any device"),
+        error_messages={"invalid": "a list is expected, such as [cuda:0, gpu-box/cuda:1]"},
+    )
     memory_mib = _Int(validate=_at_least(1), allow_none=True)
     max_model_len = _Int(validate=_at_least(1), allow_none=True)
     replicas = fields.Nested(ReplicasSchema)
@@ -168,11 +181,20 @@ class RolloutSchema(_Strict):
     previous = _Text(allow_none=True)
 
 
+class DeviceSchema(_Strict):
+    """One entry under the top-level `devices:`."""
+
+    exclusive = _Bool()
+    bound_to = _Text(validate=check_id, allow_none=True)
+    slots = _Int(validate=_at_least(1), allow_none=True)
+
+
 class FileSchema(_Strict):
     """The top level. What stands under each name is checked entry by entry."""
 
     models = _Mapping(required=True, error_messages={"required": "missing"})
     aliases = _Mapping()
+    devices = _Mapping()
 
 
 def problems(schema: Schema, data: Any, place: Place) -> Iterator[tuple[Place, str]]:

@@ -1,4 +1,4 @@
-"""models.yaml, read and checked: what it says about each model and alias, as it says it.
+"""models.yaml, read and checked: what it says about each model, alias and device, as it says it.
 
 Every problem of the file is found at once and told with its line and key. Turning an
 entry into a spec is `workers.registry`'s.
@@ -6,7 +6,7 @@ entry into a spec is `workers.registry`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from marshmallow import ValidationError
 
 from workers.document import Document, DocumentError, Place, read
-from workers.model_schema import FileSchema, ModelSchema, RolloutSchema, check_id, problems
+from workers.model_schema import DeviceSchema, FileSchema, ModelSchema, RolloutSchema, check_device, check_id, problems
 
 
 class ModelsFileError(Exception):
@@ -27,6 +27,8 @@ class ModelsFile:
     """Model id → its keys, checked and not yet interpreted."""
     rollouts: Mapping[str, Mapping[str, Any]]
     """Alias → `desired` and `previous`."""
+    devices: Mapping[str, Mapping[str, Any]]
+    """Pattern of devices → what they are for, in the order of the file."""
 
 
 def read_models_file(path: Path) -> ModelsFile:
@@ -42,7 +44,8 @@ def read_models_file(path: Path) -> ModelsFile:
     if found:
         found.sort(key=lambda problem: (problem[0], [str(step) for step in problem[1]]))
         raise ModelsFileError("\n".join(_line(path, *problem) for problem in found))
-    return ModelsFile(document.data["models"], document.data.get("aliases", {}))
+    data = document.data
+    return ModelsFile(data["models"], data.get("aliases", {}), data.get("devices", {}))
 
 
 def _line(path: Path, line: int, place: Place, text: str) -> str:
@@ -57,18 +60,25 @@ def _problems(document: Document) -> Iterator[tuple[Place, str]]:
     yield from top
     if not isinstance(data, dict):
         return
-    for section, schema in (("models", ModelSchema()), ("aliases", RolloutSchema())):
+    for section, schema, check_name in _SECTIONS:
         entries = data.get(section)
         for name, entry in (entries if isinstance(entries, dict) else {}).items():
-            yield from _name_problem(name, (section, name))
+            yield from _name_problem(name, check_name, (section, name))
             yield from problems(schema, entry, (section, name))
     if not top:
         yield from _clashes(data["models"], data.get("aliases", {}))
 
 
-def _name_problem(name: str, place: Place) -> Iterator[tuple[Place, str]]:
+_SECTIONS = (
+    ("models", ModelSchema(), check_id),
+    ("aliases", RolloutSchema(), check_id),
+    ("devices", DeviceSchema(), check_device),
+)
+
+
+def _name_problem(name: str, check: Callable[[str], None], place: Place) -> Iterator[tuple[Place, str]]:
     try:
-        check_id(name)
+        check(name)
     except ValidationError as error:
         yield place, str(error.messages[0])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers import model_paths
+from workers.layout import Layout
 from workers.model_folder import FolderReader, ModelFolder, ModelFolderError
 from workers.model_paths import DEMO_PATH, ModelPathError
 from workers.models_dir import Scan, root_of, scan
@@ -63,6 +64,8 @@ class ModelSpec:
     aliases: tuple[str, ...] = ()
     """Every name that leads here, also those of rollouts."""
     pinned: bool = False
+    devices: tuple[str, ...] = ()
+    """The only devices it may be on, as `workers.layout` reads them; empty: any."""
     memory_mib: int | None = None
     """Of one replica on each of its devices."""
     max_model_len: int | None = None
@@ -102,6 +105,8 @@ class Registry:
     """Model id → why it cannot be loaded from the folder its entry names."""
     skipped: Mapping[Path, str] = field(default_factory=dict)
     """What looks like a model in the models directory and is none, with the reason."""
+    layout: Layout = field(default_factory=Layout)
+    """What its devices are for."""
 
     @classmethod
     def load(cls, path: Path, models_dir: Path | None = None, reader: FolderReader | None = None) -> Registry:
@@ -161,7 +166,8 @@ class _Loading:
             if folder.resolve() not in owned and (why := self._add_folder(id_, folder, aliases)) is not None:
                 skipped[folder] = why
         self._reader.forget_all_but([*map(Path, self._places.values()), *found.folders.values()])
-        return Registry(self._models, aliases, self._rollouts, self._folders, self._problems, skipped)
+        layout = Layout.of_entries(self._file.devices)
+        return Registry(self._models, aliases, self._rollouts, self._folders, self._problems, skipped, layout)
 
     def _add_entry(self, id_: str, entry: Mapping[str, Any]) -> None:
         place = self._places.get(id_)
@@ -204,6 +210,7 @@ def _spec(
     """Build the spec of a checked entry; `rollouts` are the aliases that should lead to it."""
     flat = {key: value for key, value in entry.items() if value is not None or key in _NULL_MEANS_NONE}
     flat["aliases"] = (*flat.get("aliases", ()), *rollouts)
+    flat["devices"] = tuple(flat.get("devices", ()))
     replicas = flat.pop("replicas", {})
     low = replicas.get("min", 0)
     flat |= {"replicas_min": low, "replicas_max": replicas.get("max", max(low, 1)), "path": path}
