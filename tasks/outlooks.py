@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -28,6 +28,17 @@ class OutlookStore:
     def of(self, model: str) -> Explanation | None:
         text = cast("bytes | None", self._client.get(keys.outlook(model)))
         return _decode(text) if text else None
+
+    def of_all(self, models: Sequence[str]) -> dict[str, Explanation]:
+        """Return what there is for `models`."""
+        if not models:
+            return {}
+        found = cast("list[bytes | None]", self._client.mget([keys.outlook(model) for model in models]))
+        return {model: _decode(text) for model, text in zip(models, found, strict=True) if text}
+
+    def forget(self, model: str) -> None:
+        """What was said of it no longer holds; the next tick says anew."""
+        self._client.delete(keys.outlook(model))
 
 
 def _decode(text: bytes) -> Explanation:
