@@ -2,7 +2,8 @@
 
 imports = ("tasks.inference", "tasks.loader_task")
 
-# A tick that comes late sees what a later one sees.
+# A tick that comes late sees what a later one sees. Beat has nothing to remember, so it keeps no file.
+beat_scheduler = "celery.beat:Scheduler"
 beat_schedule = {"loader": {"task": "tasks.loader.tick", "schedule": 2.0, "options": {"queue": "loader", "expires": 5}}}
 task_default_queue = "default"
 task_create_missing_queues = True

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.client
+from collections import Counter
 from http import HTTPStatus
 
 import redis
 
+from deploy.model_news import Sight
+from tasks import keys
+from tasks.load_failures import LoadFailureStore
 from tasks.replicas import ReplicaState, ReplicaStore
 
 _ANSWER_WITHIN_S = 2.0
@@ -30,9 +34,12 @@ def gateway_answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def ready_replicas(client: redis.Redis) -> set[str]:
-    """Return the ids of the replicas that take requests; none while Redis does not answer."""
+def models_now(client: redis.Redis, node: str) -> Sight | None:
+    """Return how models are; None while Redis does not answer, or the loader has not seen `node` yet."""
     try:
-        return {facts.id for facts in ReplicaStore(client).all() if facts.state is ReplicaState.READY}
+        if not client.exists(keys.LOADER_RAN) or client.zscore(keys.NODES, node) is None:
+            return None
+        ready = Counter(facts.model for facts in ReplicaStore(client).all() if facts.state is ReplicaState.READY)
+        return Sight(ready, {failures.model: failures for failures in LoadFailureStore(client).all()})
     except (redis.RedisError, OSError):
-        return set()
+        return None

@@ -144,6 +144,7 @@ class Loader:
         given_up = {failed.model for failed in failures if failed.given_up}
         up = {replica.model for replica in replicas}
         ready = {replica.model for replica in replicas if replica.state is ReplicaState.READY}
+        self._demands.served(ready)
         for model, wish in wishes.items():
             if (wish is Wish.LOAD and model in ready | given_up) or (wish is Wish.UNLOAD and model not in up):
                 self._wishes.fulfilled(model)

@@ -23,7 +23,8 @@ from workers.launcher.errors import RefusedError
 from workers.registry import ModelSpec
 
 POOL = "workers.host.pool:EnginePool"
-CELERY_WORKER = (sys.executable, "-m", "celery", "-q", "-A", "tasks.app", "worker")
+CELERY = (sys.executable, "-m", "celery", "-q")
+CELERY_WORKER = (*CELERY, "-A", "tasks.app", "worker")
 # Mingle waits a second at every start and reconnect; gossip makes every worker read every
 # heartbeat. 5 s is the beat that Flower calls a worker online by.
 WORKER_FLAGS = ("--without-gossip", "--without-mingle", "--heartbeat-interval", "5", "--loglevel", "WARNING")
