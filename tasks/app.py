@@ -36,6 +36,6 @@ app.steps["consumer"].update(GUARDS)
 @setup_logging.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def _configure_logging(**_: object) -> None:
     configure(settings.log_level)
-    # Two lines a task, which say nothing that the gateway's one line does not.
-    for name in ("celery.app.trace", "celery.worker.strategy"):
+    # Two lines a task, which say nothing that the gateway's one line does not; and one a tick.
+    for name in ("celery.app.trace", "celery.worker.strategy", "celery.beat"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -26,6 +26,7 @@ from tasks.replicas import ReplicaFacts, ReplicaState, ReplicaStore
 from tasks.settings import Settings
 from tasks.track_record import TrackRecord
 from workers.devices import Device, DeviceKind
+from workers.engine.load_errors import LoadError, explain
 from workers.estimate.ways import ways
 from workers.inventory import Inventory, in_sessions_of
 from workers.launcher.base import Launcher, Replica, Resources, worker_command
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 
 TURN_S = 0.5
 _LAST_WORDS = 15
+# What went wrong with a load may stand this many lines before its end.
+_LAST_PAGE = 300
 _MIB = 1024 * 1024
 _UP = (ReplicaState.READY, ReplicaState.SLEEPING)
 
@@ -104,9 +107,10 @@ class NodeAgent:
             self._able()
         except LauncherDownError as error:
             changed = self._unable(str(error))
-        if changed or time.monotonic() - self._memory.beaten_at >= HEARTBEAT_S:
+        news = changed or self._memory.beaten_at == float("-inf")
+        if news or time.monotonic() - self._memory.beaten_at >= HEARTBEAT_S:
             self._beat(now)
-        if changed:
+        if news:
             # What has just become free, or ready, may be what somebody waits for.
             nudge(self._client)
 
@@ -215,13 +219,9 @@ class NodeAgent:
             log.info("launched", extra={"event": "replica_launched", "replica": order.replica, "model": spec.id})
 
     def _bury(self, replica: Replica, *, asked: bool, now: float) -> None:
-        name, code = replica.name, replica.exit_code()
+        name = replica.name
         if not asked:
-            why = replica.why() or f"its worker ended with {code}"
-            if name in self._memory.loaded:
-                self._record.died(replica.model, why, now)
-            else:
-                self._record.not_loaded(replica.model, why, now)
+            why = self._why(replica, now)
             extra = {"event": "replica_died", "replica": name, "last_words": replica.tail(_LAST_WORDS)}
             log.error("replica died: %s", why, extra=extra)
         self._reaper.bury(name)
@@ -229,6 +229,17 @@ class NodeAgent:
         replica.forget()
         self._memory.asked = {one for one in self._memory.asked if one[0] != name}
         self._memory.loaded.discard(name)
+
+    def _why(self, replica: Replica, now: float) -> str:
+        """Count the death, and return what it came from."""
+        code, known = replica.exit_code(), replica.why()
+        if replica.name in self._memory.loaded:
+            why = known or f"its worker died ({_how(code)})"
+            self._record.died(replica.model, why, now)
+            return why
+        error = LoadError(known) if known else explain(code, replica.tail(_LAST_PAGE))
+        self._record.not_loaded(replica.model, error, now)
+        return f"not loaded: {error.reason} ({_how(code)})"
 
     def _adopt(self, it: Running, told: ReplicaFacts | None) -> None:
         """Write down where it runs: as it says itself, else as it would have been ordered."""
@@ -270,6 +281,10 @@ class NodeAgent:
         registry = self._registry.current()
         found = {id_: ways(spec, registry.folders.get(id_), self._devices) for id_, spec in registry.models.items()}
         return {id_: needs for id_, needs in found.items() if needs}
+
+
+def _how(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def _allowed_mib(order: Order, devices: tuple[Device, ...]) -> int | None:

@@ -7,6 +7,7 @@ import redis
 from tasks.load_failures import LoadFailureStore
 from tasks.nodes import NodeStore
 from tasks.replicas import ReplicaState, ReplicaStore
+from workers.engine.load_errors import LoadError
 from workers.placement.reliability import Reliability
 
 _LOADS_KEPT_S = 60.0
@@ -52,11 +53,11 @@ class TrackRecord:
         self._reliability = self._reliability.failed(now)
         self._count(model, reason, now)
 
-    def not_loaded(self, model: str, reason: str, now: float) -> None:
+    def not_loaded(self, model: str, error: LoadError, now: float) -> None:
         """A replica ended before it was ready. That is the node's doing only if others have loaded the model."""
         if any(it.model == model and it.node != self._node and it.state in _UP for it in self._replicas.all()):
             self._reliability = self._reliability.failed(now)
-        self._count(model, f"it could not be loaded: {reason}", now)
+        self._count(model, f"it could not be loaded: {error.reason}", now, permanent=error.permanent)
 
     def died(self, model: str, reason: str, now: float) -> None:
         """A replica that was ready has ended unasked."""
@@ -67,5 +68,5 @@ class TrackRecord:
         """Whatever kept the model from loading may be different now."""
         self._failures.forget(model)
 
-    def _count(self, model: str, reason: str, now: float) -> None:
-        self._failures.failed(model, node=self._node, reason=reason, permanent=False, now=now)
+    def _count(self, model: str, reason: str, now: float, *, permanent: bool = False) -> None:
+        self._failures.failed(model, node=self._node, reason=reason, permanent=permanent, now=now)
