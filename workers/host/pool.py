@@ -24,6 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,7 +211,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
                 if worker_state.should_stop is not None or worker_state.should_terminate is not None:
                     starting.cancel()
                     raise SystemExit(0)
-                time.sleep(0.05)
+                futures.wait([starting], 0.05)
             starting.result()
         except SystemExit:
             self._close_resident()
