@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import redis
 
 from tasks import keys
-from tasks.connections import command_client
 from tasks.errors import ServiceUnavailableError
 from tasks.gateway_watch import SILENT_S, GatewayWatch
 from tasks.inbox import Inbox
@@ -22,23 +20,6 @@ from tests.stack import RedisServer
 pytestmark = pytest.mark.integration
 
 CALL = Call(id="r", model="m", endpoint=Endpoint.CHAT, body=b"{}", stream=True, gateway="g")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    folder: Path = tmp_path_factory.mktemp("watch")
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    client = command_client(server.url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 class Gateway:

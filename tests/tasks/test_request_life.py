@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -14,7 +13,7 @@ import redis
 
 from tasks import keys
 from tasks.claim_store import Claim, ClaimStore, Danger, Refusal, Verdict
-from tasks.connections import async_client, command_client
+from tasks.connections import async_client
 from tasks.dispatch import Once, RequestStatus
 from tasks.messages import Call, Delta, Done, Endpoint, Failed, encode_event
 from tasks.nodes import NodeFacts, NodeStore
@@ -30,23 +29,6 @@ pytestmark = pytest.mark.integration
 
 LIST = "model.m"
 T = TypeVar("T")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    folder: Path = tmp_path_factory.mktemp("life")
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    client = command_client(server.url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from tasks import keys, status, waiting
-from tasks.connections import command_client
 from tasks.load_failures import LoadFailureStore
 from tasks.messages import Call, Endpoint
 from tasks.nodes import DEAD_AFTER_S, Node, NodeFacts, NodeStore, redis_time
@@ -25,7 +22,6 @@ from tasks.request_store import RequestStore
 from tasks.status import Known
 from tasks.waiting import Waiting
 from tasks.wishes import Wish, WishStore
-from tests.stack import RedisServer
 from workers.devices import Device, DeviceKind, Holder, unknown
 from workers.placement.actions import Explanation, Outlook
 from workers.placement.facts import LoadFailures
@@ -253,16 +249,6 @@ def test_a_loader_that_never_ran_has_no_age() -> None:
 def test_a_node_that_fell_silent_is_dead() -> None:
     assert not node(DEAD_AFTER_S).healthy
     assert document(nodes=[node(99.0)])["nodes"][0]["state"] == "dead"
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[redis.Redis]:
-    server = RedisServer(tmp_path)
-    server.start()
-    client = command_client(server.url)
-    yield client
-    client.close()
-    server.stop()
 
 
 def call(id_: str, priority: Priority) -> Call:

@@ -6,7 +6,6 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -15,7 +14,6 @@ import redis
 from celery import Celery
 
 from celeryconfig import broker_transport_options
-from tasks.connections import command_client
 from tasks.envelope import INFER, envelope
 from tasks.queues import Priority
 from tests.stack import RedisServer
@@ -29,23 +27,10 @@ QUEUE = "model.m"
 RUBBISH = (b"", b"\xff\xfe", b"{", b"[]", b"1", b"null", b"{}", b'{"body": 5, "headers": {}, "properties": {}}')
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    folder: Path = tmp_path_factory.mktemp("transport")
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    client = command_client(server.url)
-    client.config_set("maxmemory", 0)
-    client.flushall()
+def client(client: redis.Redis) -> Iterator[redis.Redis]:
     yield client
     client.config_set("maxmemory", 0)
-    client.close()
 
 
 @dataclass
