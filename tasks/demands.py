@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import orjson
 import redis
 
 from tasks import keys, waiting
+from tasks.nodes import redis_time
 from tasks.queues import Priority
 from tasks.waiting import NOTHING, Waiting
 from tasks.wishes import Wish
@@ -44,8 +46,34 @@ class DemandStore:
         self._client = client
 
     def waiting(self, models: Iterable[str], now: float) -> dict[str, dict[Priority, Waiting]]:
-        """Count what waits for each of `models`, and for how long the oldest has."""
-        return waiting.read(self._client, models, now)
+        """Count what waits for each of `models`, and for how long the oldest has.
+
+        A request that was told to come back counts as one that waits, until `served`.
+        """
+        names = list(models)
+        found = waiting.read(self._client, names, now)
+        if not names:
+            return found
+        asked = cast("list[bytes | None]", self._client.mget([keys.asked(name) for name in names]))
+        for name, at in zip(names, asked, strict=True):
+            if at and not found[name][Priority.INTERACTIVE].count:
+                found[name][Priority.INTERACTIVE] = Waiting(1, max(0.0, now - float(at)))
+        return found
+
+    def ask(self, model: str) -> None:
+        """Have the model loaded though nothing is queued for it: its client comes back. Lapses if it does not.
+
+        It is demand as any other, so that nothing is moved for it that a request could not move.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        pipe.set(keys.asked(model), str(redis_time(self._client)), nx=True, ex=keys.ASKED_TTL_S)
+        pipe.expire(keys.asked(model), keys.ASKED_TTL_S)
+        pipe.execute()
+
+    def served(self, models: Iterable[str]) -> None:
+        """Forget who asked for what is ready now."""
+        if names := [keys.asked(model) for model in models]:
+            self._client.unlink(*names)
 
     def memories(self, models: Iterable[str]) -> dict[str, Memory]:
         names = list(models)

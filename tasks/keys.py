@@ -15,16 +15,16 @@
 | celerity:control:{replica}       | stream | gateway          | that worker     | CONTROL_TTL_S after the last   |
 | celerity:replica:{replica}       | hash   | that worker      | status, gateway | REPLICA_TTL_S, refreshed       |
 | celerity:replicas                | zset   | workers          | reapers, status | for ever (one; the dead reaped)|
-| celerity:failed:{model}          | string | supervisor       | gateway         | NODE_TTL_S, refreshed          |
 | celerity:orders                  | hash   | loader, agents   | agents, loader  | for ever (one; ended ones go)  |
 | celerity:loader:lock             | string | loader           | loaders         | LEADS_S of tasks.leadership    |
 | celerity:loader:epoch            | string | loader           | loaders         | for ever (one number)          |
-| celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
+| celerity:loader:ran              | string | loader           | status, gateway | LOADER_RAN_TTL_S               |
 | celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
 | celerity:loader:again            | string | loaders          | loader          | LEADS_S of tasks.leadership    |
 | celerity:loadfailures            | hash   | agents, loader   | loader          | LOADER_MEMORY_TTL_S            |
 | celerity:demand:{model}          | string  | loader           | loader          | LOADER_MEMORY_TTL_S            |
 | celerity:wish:{model}            | string | operator         | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:asked:{model}           | string | gateway          | loader          | ASKED_TTL_S, until it is ready |
 | celerity:outlook:{model}         | string | loader           | gateway, status | OUTLOOK_TTL_S, refreshed       |
 | celerity:node:{node}             | hash   | node agent       | loader, status  | NODE_TTL_S, refreshed          |
 | celerity:nodes                   | zset   | node agents      | loader, status  | for ever (one; pruned by age)  |
@@ -51,6 +51,8 @@ REPLICA_TTL_S = 10
 LOADER_RAN_TTL_S = 3600
 LOADER_MEMORY_TTL_S = 86_400
 OUTLOOK_TTL_S = 15
+# Three times what a client that does not wait is told to stay away.
+ASKED_TTL_S = 180
 NODE_TTL_S = 3600
 REQUEST_GRACE_S = 60
 
@@ -116,16 +118,16 @@ def replica(replica_id: str) -> str:
     return f"celerity:replica:{replica_id}"
 
 
-def failed(model: str) -> str:
-    return f"celerity:failed:{model}"
-
-
 def demand(model: str) -> str:
     return f"celerity:demand:{model}"
 
 
 def wish(model: str) -> str:
     return f"celerity:wish:{model}"
+
+
+def asked(model: str) -> str:
+    return f"celerity:asked:{model}"
 
 
 def outlook(model: str) -> str:

@@ -74,9 +74,6 @@ class NodeStore:
         pipe.expire(keys.node(facts.id), keys.NODE_TTL_S)
         pipe.zadd(keys.NODES, {facts.id: now})
         pipe.zremrangebyscore(keys.NODES, "-inf", now - FORGET_AFTER_S)
-        for model in set(facts.failed) - set(facts.launched.values()):
-            # For gateways, which refuse what nobody will ever take.
-            pipe.set(keys.failed(model), "", ex=keys.NODE_TTL_S)
         pipe.execute()
 
     def remove(self, node_id: str) -> None:
