@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 
 from celery import Celery
 from celery.signals import setup_logging
@@ -29,6 +30,12 @@ if replica_id := os.environ.get("CELERITY_REPLICA_ID"):
         "unacked_index_key": keys.unacked_index(replica_id),
         "unacked_mutex_key": keys.unacked_mutex(replica_id),
     }
+else:
+    # Results of the few tasks that have one (`ignore_result=False`). An engine worker has no such task, and
+    # without a backend nothing can make it wait for one.
+    app.conf.result_backend = settings.broker_url
+    if settings.redis_url.startswith("rediss:") and "ssl_cert_reqs" not in settings.redis_url:
+        app.conf.redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 app.conf.engine_drain_s = settings.drain_timeout_s
 app.steps["consumer"].update(GUARDS)
 

@@ -10,8 +10,9 @@ from werkzeug.exceptions import HTTPException
 from tasks import metrics
 from tasks.dispatch import Dispatcher
 from tasks.errors import ServingError
+from tasks.operations import Operations
 from tasks.settings import Settings
-from webapp import auth, health, request_ids
+from webapp import admin, auth, health, request_ids
 from webapp.api_keys import KeyRing
 from webapp.gateway import Gateway
 from webapp.openai import chat, completions, embeddings, errors, models, requests
@@ -38,6 +39,7 @@ def create_app(settings: Settings, registry: Registry, dispatcher: Dispatcher, k
     for resource in (chat, completions, embeddings, requests, models):
         app.register_blueprint(resource.blueprint(gateway))
     app.register_blueprint(health.blueprint(gateway))
+    app.register_blueprint(admin.blueprint(gateway, Operations.over(settings.redis_url)))
     app.register_error_handler(ServingError, lambda error: _refuse(error, gateway.luck()))
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
