@@ -26,8 +26,7 @@ class OutlookStore:
         pipe.execute()
 
     def of(self, model: str) -> Explanation | None:
-        text = cast("bytes | None", self._client.get(keys.outlook(model)))
-        return _decode(text) if text else None
+        return self.of_all([model]).get(model)
 
     def of_all(self, models: Sequence[str]) -> dict[str, Explanation]:
         """Return what there is for `models`."""

@@ -1,14 +1,14 @@
--- Accept a call: record it and queue it, or refuse it when the queue is full.
+-- Accept a call: record it and queue it, or refuse it when the queue is full or its model cannot be had.
 --
 -- KEYS  1 request record   2 list of the model's queue at the call's priority   3 wake stream of the gateway
 --       4 what the call's idempotency key stands for (any key when it has none)
---       5 how fast the list is served   6 stands while the model cannot be loaded
+--       5 how fast the list is served
 -- ARGV  1 longest allowed list (-1: it was accepted before, whatever waits)   2 seconds the record lives   3 the Celery message
 --       4 milliseconds it may wait for a worker   5 seconds the wake stream lives
 --       6 digest of the idempotent request ("": it has no key)   7 seconds the key stands
---       8 key prefix of request records   9 request id
---       10.. field, value, field, value … of the record
--- Returns {'queued'}, {'full', calls that wait already}, {'slow', calls that wait already}, {'unloadable'}, {'same', id of the earlier call} or {'reused'}.
+--       8 key prefix of request records   9 request id   10 '1': it is not to be queued, whatever it repeats is still found
+--       11.. field, value, field, value … of the record
+-- Returns {'queued'}, {'full', calls that wait already}, {'slow', calls that wait already}, {'hindered'}, {'same', id of the earlier call} or {'reused'}.
 --
 -- Safe to repeat: a gateway that lost the reply sends the same call again, and a
 -- record that stands already means that the first one went through.
@@ -26,8 +26,8 @@ if ARGV[6] ~= '' then
     end
 end
 local accepted = ARGV[1] == '-1'
-if not accepted and redis.call('EXISTS', KEYS[6]) == 1 then
-    return {'unloadable'}
+if ARGV[10] == '1' then
+    return {'hindered'}
 end
 local waiting = redis.call('LLEN', KEYS[2])
 if not accepted and waiting >= tonumber(ARGV[1]) then
@@ -46,7 +46,7 @@ if not accepted and watched_ms >= 5000 and waiting > 0 then
     end
 end
 redis.call('HSET', KEYS[1], 'admitted_ms', now_ms, 'claim_by_ms', now_ms + tonumber(ARGV[4]),
-    'attempt', 0, 'tries', 0, 'deaths', 0, 'migrations', 0, 'list', KEYS[2], unpack(ARGV, 10))
+    'attempt', 0, 'tries', 0, 'deaths', 0, 'migrations', 0, 'list', KEYS[2], unpack(ARGV, 11))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 if ARGV[6] ~= '' then
     redis.call('SET', KEYS[4], ARGV[6] .. ' ' .. ARGV[9], 'EX', ARGV[7])

@@ -16,11 +16,10 @@ from tasks.claim_store import Claim, ClaimStore, Danger, Refusal, Verdict
 from tasks.connections import async_client
 from tasks.dispatch import Once, RequestStatus
 from tasks.messages import Call, Delta, Done, Endpoint, Failed, encode_event
-from tasks.nodes import NodeFacts, NodeStore
 from tasks.outlet import Loss, Outlet
 from tasks.pulse import Pulse
 from tasks.reaper import Reaper
-from tasks.request_store import Full, Queued, RequestStore, Reused, Same, Slow, Unloadable, list_of
+from tasks.request_store import Full, Hindered, Queued, RequestStore, Reused, Same, Slow, list_of
 from tasks.requeue import Cause, Fate
 from tasks.streams import StreamWriter
 from tests.stack import RedisServer
@@ -175,16 +174,19 @@ def test_a_kept_call_that_waited_too_long_says_so_later(client: redis.Redis, sto
     assert (refusal.verdict, refusal.keep_s) == (Verdict.EXPIRED, 60)
 
 
-def test_a_model_that_was_given_up_takes_no_calls_until_it_is_started_again(
+def test_a_hindered_call_leaves_nothing_but_still_repeats_an_earlier_one(
     client: redis.Redis, store: RequestStore
 ) -> None:
-    nodes = NodeStore(client)
-    nodes.beat(NodeFacts(id="n", launched={"m-1": "m"}, failed={"m": "one of two"}))
-    assert admit(store, call("a")) == Queued()
-    nodes.beat(NodeFacts(id="n", failed={"m": "why"}))
-    assert admit(store, call("b")) == Unloadable()
-    assert store.unloadable("m")
-    assert 0 < client.ttl(keys.failed("m")) <= keys.NODE_TTL_S
+    once = Once(key="k", digest="abc", ttl_s=60)
+
+    def hindered(id_: str) -> object:
+        return store.admit(call(id_, caller="me"), gateway_id="g", max_depth=10, once=once, hindered=True)
+
+    assert hindered("a") == Hindered()
+    assert client.keys() == []
+    assert admit(store, call("b", caller="me"), once) == Queued()
+    assert hindered("c") == Same("b")
+    assert client.llen(LIST) == 1
 
 
 def test_a_dead_workers_call_goes_to_the_front_and_is_continued(
