@@ -80,6 +80,58 @@ def status(as_json: bool, **options: Any) -> None:
     status_view.show(settings, as_json=as_json)
 
 
+_wait = click.option("--wait/--no-wait", default=True, help="Watch until it is done, or only give the order. [wait]")
+
+
+@main.command()
+@click.argument("model")
+@_wait
+@_models
+@_redis_url
+@_state_dir
+def load(model: str, wait: bool, **options: Any) -> None:
+    """Load MODEL, named by its id or an alias, also after its loads have failed.
+
+    It goes before all that requests wait for, and is watched until it is ready. The exit code
+    is 1 when that fails, or nothing may be moved to make room; Ctrl-C ends the watching only.
+    """
+    settings = settings_with(**options)
+    from deploy import loading  # noqa: PLC0415
+
+    loading.load(settings, model, wait=wait)
+
+
+@main.command()
+@click.argument("model")
+@_wait
+@_models
+@_redis_url
+@_state_dir
+def unload(model: str, wait: bool, **options: Any) -> None:
+    """Have the replicas of MODEL finish what they have, and end.
+
+    Also those of a pinned model, which then stays away until it is loaded or asked for, or
+    for a day. The exit code is 1 when it stays because requests wait for it.
+    """
+    settings = settings_with(**options)
+    from deploy import loading  # noqa: PLC0415
+
+    loading.unload(settings, model, wait=wait)
+
+
+@main.command()
+@click.argument("state", type=click.Choice(["on", "off"]))
+@_models
+@_redis_url
+@_state_dir
+def loader(state: str, **options: Any) -> None:
+    """Turn the loader on, or off: then it does nothing but what `load` and `unload` order."""
+    settings = settings_with(**options)
+    from deploy import loading  # noqa: PLC0415
+
+    loading.switch(settings, automatic=state == "on")
+
+
 @main.command()
 @click.argument("model", required=False)
 @click.option("--url", envvar="CELERITY_URL", help="The gateway. [CELERITY_URL; the one that runs here]")
