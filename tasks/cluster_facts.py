@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from tasks.nodes import Node as KnownNode
 from tasks.orders import Order
 from tasks.replicas import ReplicaFacts
 from workers.devices import DeviceKind
+from workers.estimate.measured import Measured
 from workers.layout import DevicePattern, Layout
 from workers.placement.facts import Device, Model, Need, Node, Place, Replica, Reservation
 from workers.registry import ModelSpec
@@ -17,14 +19,19 @@ from workers.replicas import ReplicaState
 _SEATS = 64
 _LOAD_S = 30.0
 _WAKE_S = 2.0
+_NOTHING: Mapping[str, Mapping[DeviceKind, Measured]] = {}
 
 
-def models(specs: Iterable[ModelSpec], nodes: Sequence[KnownNode]) -> list[Model]:
-    """Return what is to be placed, with the needs that nodes have worked out for it."""
+def models(
+    specs: Iterable[ModelSpec],
+    nodes: Sequence[KnownNode],
+    measured: Mapping[str, Mapping[DeviceKind, Measured]] = _NOTHING,
+) -> list[Model]:
+    """Return what is to be placed, with the needs that nodes have worked out for it, and what its loads took."""
     return [
         Model(
             id=spec.id,
-            needs=_needs(spec, nodes),
+            needs=(needs := _needs(spec, nodes)),
             seats=spec.sim.seats if spec.engine == "sim" else int(spec.engine_args.get("max_num_seqs", _SEATS)),
             pinned=spec.pinned,
             replicas_min=spec.replicas_min,
@@ -33,10 +40,32 @@ def models(specs: Iterable[ModelSpec], nodes: Sequence[KnownNode]) -> list[Model
             exclusive=spec.exclusive,
             aliases=spec.aliases,
             places=_places(spec, nodes),
-            load_s=spec.sim.load_s if spec.engine == "sim" else _LOAD_S,
+            load_s=_load_s(spec, needs, measured.get(spec.id, {})),
             wake_s=spec.sim.wake_s if spec.engine == "sim" else _WAKE_S,
         )
         for spec in specs
+    ]
+
+
+def foreign(found: Iterable[Replica], registry: Collection[str], nodes: Sequence[KnownNode]) -> list[Model]:
+    """Return what is not in our registry, but in that of the node where it runs: nothing of it is to be moved.
+
+    Sites with different models.yaml may share one Redis, and each has a loader of its own.
+    """
+    known = {(node.facts.id, model) for node in nodes for model in node.facts.needs}
+    theirs = [it for it in found if it.model not in registry and (it.node, it.model) in known]
+    live = Counter(it.model for it in theirs if it.heading in (ReplicaState.STARTING, ReplicaState.READY))
+    return [
+        Model(
+            id=id_,
+            needs=(),
+            seats=_SEATS,
+            pinned=live[id_] > 0,
+            replicas_min=live[id_],
+            replicas_max=live[id_],
+            idle_ttl_s=None,
+        )
+        for id_ in sorted({it.model for it in theirs})
     ]
 
 
@@ -104,12 +133,24 @@ def known_nodes(nodes: Iterable[KnownNode]) -> list[Node]:
     ]
 
 
-def _places(spec: ModelSpec, nodes: Iterable[KnownNode]) -> frozenset[Place]:
-    """Return the devices that a model may be on. A name that fits none stands for itself: nowhere is not anywhere."""
+def _load_s(spec: ModelSpec, needs: Iterable[Need], measured: Mapping[DeviceKind, Measured]) -> float:
+    """Return what a load took on the best kind of device where one was seen."""
+    for need in needs:
+        if (seen := measured.get(need.kind)) is not None and seen.load_s is not None:
+            return seen.load_s
+    return spec.sim.load_s if spec.engine == "sim" else _LOAD_S
+
+
+def _places(spec: ModelSpec, nodes: Sequence[KnownNode]) -> frozenset[Place]:
+    """Return the devices that a model may be on: where the operator lets it be, and its node has it.
+
+    A name that fits none stands for itself: nowhere is not anywhere.
+    """
+    having = [node for node in nodes if spec.id in node.facts.needs] or nodes
+    there = {Place(node.facts.id, device.id) for node in having for device in node.facts.devices}
     if not spec.devices:
-        return frozenset()
+        return frozenset(there) if len(having) < len(nodes) else frozenset()
     patterns = [DevicePattern.parse(text) for text in spec.devices]
-    there = [Place(node.facts.id, device.id) for node in nodes for device in node.facts.devices]
     found = {place for place in there for pattern in patterns if pattern.matches(*place)}
     return frozenset(found or (Place(pattern.node, pattern.device) for pattern in patterns))
 

@@ -203,6 +203,7 @@ class EngineWorker:
             can_sleep=need is not None,
             sleep_mib=need.device_mib if need else 0,
             sleep_ram_mib=need.ram_mib if need else 0,
+            kv_mib=self._engine.kv_mib if self._engine else None,
         )
 
     def waiting_gateways(self) -> frozenset[str]:

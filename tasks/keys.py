@@ -22,6 +22,7 @@
 | celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
 | celerity:loader:again            | string | loaders          | loader          | LEADS_S of tasks.leadership    |
 | celerity:loadfailures            | hash   | agents, loader   | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:measured                | hash   | agents           | agents, loader  | MEASURED_TTL_S after the last  |
 | celerity:demand:{model}          | string  | loader           | loader          | LOADER_MEMORY_TTL_S            |
 | celerity:wish:{model}            | string | operator         | loader          | LOADER_MEMORY_TTL_S            |
 | celerity:asked:{model}           | string | gateway          | loader          | ASKED_TTL_S, until it is ready |
@@ -50,6 +51,7 @@ DEAD_LETTER_TTL_S = 7 * 86_400
 REPLICA_TTL_S = 10
 LOADER_RAN_TTL_S = 3600
 LOADER_MEMORY_TTL_S = 86_400
+MEASURED_TTL_S = 90 * 86_400
 OUTLOOK_TTL_S = 15
 # Three times what a client that does not wait is told to stay away.
 ASKED_TTL_S = 180
@@ -67,6 +69,7 @@ LOADER_RAN = "celerity:loader:ran"
 LOADER_OFF = "celerity:loader:off"
 LOADER_AGAIN = "celerity:loader:again"
 LOAD_FAILURES = "celerity:loadfailures"
+MEASURED = "celerity:measured"
 
 # Keys that may stand without a TTL; the integration suite fails on any other.
 FOR_EVER = (REPLICAS, NODES, DEAD_LETTERS, ORDERS, LOADER_EPOCH, LOADER_OFF)

@@ -18,6 +18,7 @@ from tasks import cluster_facts, keys
 from tasks.demands import DemandStore, Memory, demand
 from tasks.leadership import Leadership
 from tasks.load_failures import LoadFailureStore
+from tasks.measurements import MeasurementStore
 from tasks.nodes import NodeStore, redis_time
 from tasks.nudge import wake_node
 from tasks.orders import Order, OrderStore
@@ -59,6 +60,7 @@ class Loader:
         self._failures = LoadFailureStore(client)
         self._wishes = WishStore(client)
         self._outlooks = OutlookStore(client)
+        self._measurements = MeasurementStore(client)
 
     def tick(self, registry: Registry) -> Turn:
         """Look at everything and order what follows; nothing when another loader is at it, which looks again then."""
@@ -75,10 +77,12 @@ class Loader:
             load = sum(level.count for level in waiting[name].values())
             load += sum(replica.in_flight for replica in replicas if replica.model == name)
             memories[name] = memories[name].seen(now, load, window_s=self._limits.peak_window_s)
+        seen = cluster_facts.replicas(replicas, orders, nodes, now)
+        models = cluster_facts.models(registry.models.values(), nodes, self._measurements.all())
         facts = Facts(
-            models=cluster_facts.models(registry.models.values(), nodes),
+            models=models + cluster_facts.foreign(seen, registry.models, nodes),
             demands=[demand(name, waiting[name], memories[name], wishes.get(name)) for name in names],
-            replicas=cluster_facts.replicas(replicas, orders, nodes, now),
+            replicas=seen,
             devices=cluster_facts.devices(nodes, registry.layout, now),
             nodes=cluster_facts.known_nodes(nodes),
             reservations=cluster_facts.reservations(orders),
@@ -125,12 +129,15 @@ class Loader:
                     new += _tell(of, replica, ReplicaState.SLEEPING, why, now)
                 case Wake(replica, why):
                     new += _tell(of, replica, ReplicaState.READY, why, now)
-                case MarkFailed(model=model):
-                    self._failures.give_up(model)
+                case MarkFailed():
+                    pass
                 case _:
                     assert_never(action)
         if not self._orders.write(new, epoch=epoch):
             return False
+        for action in actions:
+            if isinstance(action, MarkFailed):
+                self._failures.give_up(action.model)
         for node in sorted({order.node for order in new}):
             wake_node(self._client, node)
         for order in new:

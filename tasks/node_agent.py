@@ -17,6 +17,7 @@ import psutil
 import redis
 
 from tasks.agenda import Adopt, Asked, Bury, Kill, Launch, Running, Step, Tell, Terminate, Void, agenda
+from tasks.measurements import Measurer
 from tasks.moves import Move, tell
 from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore, redis_time
 from tasks.nudge import nudge
@@ -71,6 +72,7 @@ class NodeAgent:
         self._replicas = ReplicaStore(client)
         self._record = TrackRecord(client, settings.node_id)
         self._reaper = Reaper(client)
+        self._measurer = Measurer(client, self._inventory)
         self._memory = _Memory()
         self._devices: tuple[Device, ...] = ()
         self._woken = threading.Event()
@@ -121,6 +123,7 @@ class NodeAgent:
         replicas = {replica.name: replica for replica in self._launcher.list()}
         told = {facts.id: facts for facts in self._replicas.of(replicas)}
         changed = self._note_states(told, now)
+        self._measurer.look(replicas, told, self._registry.current(), self._devices)
         running = [
             Running(
                 replica=name,
@@ -203,9 +206,9 @@ class NodeAgent:
             return
         devices = tuple(device for device in self._devices if device.id in order.devices)
         env = self._settings.to_env()
-        command = worker_command(
-            spec, order.replica, env, device=",".join(order.devices), reserved_mib=order.mib or None
-        )
+        kv_mib = self._measurer.cache_mib(spec, self._registry.current(), devices, order.mib) if order.mib else None
+        device = ",".join(order.devices)
+        command = worker_command(spec, order.replica, env, device=device, reserved_mib=order.mib or None, kv_mib=kv_mib)
         try:
             self._launcher.start(command, Resources(devices=devices, memory_mib=_allowed_mib(order, devices)))
         except LauncherDownError:
@@ -278,8 +281,11 @@ class NodeAgent:
         self._memory.beaten_at = time.monotonic()
 
     def _ways(self) -> dict[str, tuple[Need, ...]]:
-        registry = self._registry.current()
-        found = {id_: ways(spec, registry.folders.get(id_), self._devices) for id_, spec in registry.models.items()}
+        registry, known = self._registry.current(), self._measurer.known()
+        found = {
+            id_: ways(spec, registry.folders.get(id_), self._devices, known.get(id_, {}))
+            for id_, spec in registry.models.items()
+        }
         return {id_: needs for id_, needs in found.items() if needs}
 
 

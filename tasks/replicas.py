@@ -45,6 +45,8 @@ class ReplicaFacts:
     """What it keeps of each device while it sleeps."""
     sleep_ram_mib: int = 0
     """What it takes of its machine's memory while it sleeps."""
+    kv_mib: int | None = None
+    """What its KV cache takes of each of its devices; None: not known."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
@@ -75,6 +77,7 @@ class ReplicaFacts:
             can_sleep=text.get("can_sleep") == "True",
             sleep_mib=int(text.get("sleep_mib") or 0),
             sleep_ram_mib=int(text.get("sleep_ram_mib") or 0),
+            kv_mib=int(text["kv_mib"]) if text.get("kv_mib") else None,
         )
 
 

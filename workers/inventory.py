@@ -53,6 +53,15 @@ class Inventory:
         told = tuple(_without(device, ours) for device in devices)
         return Survey(devices=told, driver=reading.driver, problem=reading.problem)
 
+    def held(self, ours: Callable[[int], bool]) -> dict[str, int]:
+        """Return how many MiB of each NVIDIA GPU our processes hold; one whose driver does not say is left out."""
+        found = {}
+        for device in visible(self._nvml.read().devices, self._environ):
+            mine = [holder.mib for holder in device.foreign or () if ours(holder.pid)]
+            if mine and None not in mine:
+                found[device.id] = sum(mib for mib in mine if mib is not None)
+        return found
+
     def close(self) -> None:
         self._nvml.close()
 

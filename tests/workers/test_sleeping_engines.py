@@ -9,7 +9,7 @@ from tests.workers.reference_models import CONFIGS, write_model
 from workers.devices import DeviceKind
 from workers.engine.base import Engine, Job, Result, SleepNeed
 from workers.engine.sim import SimEngine
-from workers.engine.vllm_sleep import sleep_need
+from workers.engine.vllm_memory import sleep_need
 from workers.estimate.needs import estimate
 from workers.model_folder import read
 from workers.registry import ModelSpec, SimSpec

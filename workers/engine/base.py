@@ -125,6 +125,11 @@ class Engine(Protocol):
         """What it keeps while it sleeps; None: it cannot sleep. Known once `start` has returned."""
         ...
 
+    @property
+    def kv_mib(self) -> int | None:
+        """What its KV cache takes of each device, once `start` has returned; None: not known, or it has none."""
+        ...
+
     async def start(self) -> None:
         """Load the model. Raises whatever stops it, with a text an operator can act on."""
         ...

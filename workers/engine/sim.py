@@ -41,6 +41,10 @@ class SimEngine:
         kept = self._spec.sim.sleep_mib
         return None if kept is None else SleepNeed(device_mib=kept, ram_mib=0)
 
+    @property
+    def kv_mib(self) -> int | None:
+        return None
+
     async def start(self) -> None:
         await asyncio.sleep(self._spec.sim.load_s)
 

@@ -24,8 +24,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from workers.devices import DeviceKind
-from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_requests, vllm_sleep
+from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_memory, vllm_requests
 from workers.engine.base import EngineDeadError, EngineLoad, Frames, Job, RequestRefusedError, Result, SleepNeed
 from workers.engine.orphan import new_scratch
 from workers.engine.vllm_gauges import Gauges
@@ -75,6 +74,7 @@ class VllmEngine:
         self._in_flight = 0
         self._asleep = False
         self.sleep_need: SleepNeed | None = None
+        self.kv_mib: int | None = None
 
     @property
     def endpoints(self) -> frozenset[str]:
@@ -100,9 +100,7 @@ class VllmEngine:
         self._llm.logger_manager.stat_loggers = [self._gauges]
         vllm_loading.log_like_ours()
         self._seats = self._llm.vllm_config.scheduler_config.max_num_seqs
-        if self._llm.vllm_config.model_config.enable_sleep_mode:
-            kind = DeviceKind.ROCM if current_platform.is_rocm() else DeviceKind.CUDA
-            self.sleep_need = vllm_sleep.sleep_need(self._spec, kind)
+        self._weigh()
         self._routes = await vllm_loading.routes(client, args)
         await self._warm_up()
 
@@ -219,6 +217,15 @@ class VllmEngine:
         if current_platform.is_cpu():
             usable = len(os.sched_getaffinity(0))
             os.environ.update(vllm_args.cpu_environment(self._spec, cpus=usable))
+
+    def _weigh(self) -> None:
+        """Find out what the loaded engine has of its device."""
+        config, cache = self._llm.vllm_config, self._llm.vllm_config.cache_config
+        kind = vllm_loading.device_kind()
+        blocks, tokens = cache.num_gpu_blocks or 0, cache.block_size
+        self.kv_mib = vllm_memory.kv_mib(self._spec, kind, blocks=blocks, block_tokens=tokens)
+        if config.model_config.enable_sleep_mode:
+            self.sleep_need = vllm_memory.sleep_need(self._spec, kind)
 
     async def _warm_up(self) -> None:
         for endpoint in sorted(self.endpoints):

@@ -36,6 +36,8 @@ ENVIRONMENT = {
     # fork would copy the worker's threads and locks.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
+# Whoever launched us may have measured what the rest takes.
+_KV_MIB = "CELERITY_KV_MIB"
 _CPU_KV_MIB = 1024
 _CPU_KV_MIN_MIB = 64
 # Set from other keys of the entry, so that there is one place to look.
@@ -146,7 +148,8 @@ def cpu_environment(spec: ModelSpec, *, cpus: int, environ: Mapping[str, str] = 
 def _cpu_args(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
     args: dict[str, Any] = {"block_size": 128, "enforce_eager": True, "max_num_seqs": CPU_SEATS}
     if not _KV_SIZES & spec.engine_args.keys() and not environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        args["kv_cache_memory_bytes"] = _cpu_kv_mib(spec) << 20
+        told = environ.get(_KV_MIB, "")
+        args["kv_cache_memory_bytes"] = (int(told) if told.isdecimal() else _cpu_kv_mib(spec)) << 20
     return args
 
 

@@ -26,6 +26,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from workers.devices import DeviceKind
 from workers.engine import vllm_args
 from workers.registry import ModelSpec
 
@@ -59,6 +60,12 @@ def arguments(spec: ModelSpec) -> Any:
     total_mib = None if cpu else current_platform.get_device_total_memory() >> 20
     wanted = vllm_args.engine_args(spec, cpu=cpu, device_total_mib=total_mib, sleeps=can_sleep())
     return parser.parse_args(vllm_args.command_line(spec, wanted, options))
+
+
+def device_kind() -> DeviceKind:
+    if current_platform.is_cpu():
+        return DeviceKind.CPU
+    return DeviceKind.ROCM if current_platform.is_rocm() else DeviceKind.CUDA
 
 
 def can_sleep() -> bool:

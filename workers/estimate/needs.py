@@ -112,9 +112,10 @@ def estimate(
             spec.engine_args, config, kind, max_model_len=spec.max_model_len, device_total_mib=device_total_mib
         )
         key = made_of(folder.fingerprint, chosen)
-        if measured is not None and (measured.model, measured.made_of) == (spec.id, key):
+        seen = None if measured is None or measured.made_of != key or measured.model != spec.id else measured.other_mib
+        if seen is not None:
             source = Source.MEASURED
-            others = [Term("measured", measured.other_mib, "all but the KV cache, when it was loaded before")]
+            others = [Term("measured", seen, "all but the KV cache, when it was loaded before")]
         else:
             source, others = Source.ESTIMATED, _others(folder, config, config.shape, chosen)
     except ConfigError as error:

@@ -172,11 +172,13 @@ def worker_command(
     *,
     device: str = "cpu",
     reserved_mib: int | None = None,
+    kv_mib: int | None = None,
     log: str | None = None,
 ) -> Command:
     """Return how one replica of `spec` is started; `settings_env` is `Settings.to_env()`.
 
-    It takes `reserved_mib` of each of its devices; what it needs by its own reckoning when that is None.
+    It takes `reserved_mib` of each of its devices, `kv_mib` of these for the KV cache; what it needs
+    by its own reckoning where one is None.
     """
     env = dict(settings_env) | {
         "CELERY_CUSTOM_WORKER_POOL": POOL,
@@ -192,6 +194,8 @@ def worker_command(
     }
     if reserved_mib is not None:
         env["CELERITY_RESERVED_MIB"] = str(reserved_mib)
+    if kv_mib is not None:
+        env["CELERITY_KV_MIB"] = str(kv_mib)
     if spec.path is not None and Path(spec.path).is_absolute():
         # The weights are here; without this transformers asks the hub whether there are newer ones.
         env["HF_HUB_OFFLINE"] = "1"
