@@ -64,7 +64,7 @@ class Bury:
     replica: str
     model: str
     asked: bool
-    """Whether it was told to end."""
+    """Whether it was told to end, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def agenda(
 ) -> Iterator[Step]:
     """Yield the steps that are due. `asked` is what replicas were asked by us before.
 
-    1. What has ended is buried.
+    1. What has ended is buried. Without an order it was being buried already, or nobody knows why it ended.
     2. What runs without an order is adopted, once it has said where it runs, or has been silent for long.
     3. What is to end is asked to once, and killed when it takes too long.
     4. What is to sleep or to wake, and does not yet, is told so once for each order.
@@ -104,7 +104,7 @@ def agenda(
         order = of.pop(it.replica, None)
         ending = order is not None and order.told in _ENDING
         if it.ended:
-            yield Bury(it.replica, it.model, asked=ending or (it.replica, None) in asked)  # 1
+            yield Bury(it.replica, it.model, asked=ending or order is None or (it.replica, None) in asked)  # 1
         elif order is None:
             if it.state is not None or now - it.started_at > SPEAKS_WITHIN_S:
                 yield Adopt(it)  # 2
