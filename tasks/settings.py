@@ -51,6 +51,8 @@ class Settings:
     """`UID:GID` of the processes in a container; None: ours, or nobody's if we are root."""
     docker_mounts: str | None = None
     """Further files and folders that containers may read, with colons between them."""
+    cold_start: str = "wait"
+    """What a client gets that asks for a model which is not loaded: `wait` holds it, `defer` answers 202."""
     gateway_workers: int = 1
     """Gateway processes; each serves up to `gateway_connections` open streams."""
     gateway_connections: int = 2000
@@ -84,6 +86,10 @@ class Settings:
         for f in dataclasses.fields(cls):
             if (text := given.pop(f.name, None)) is not None and text != "":
                 values[f.name] = _parse(f.name, str(f.type), text)
+        if values.get("cold_start", "wait") not in _COLD_STARTS:
+            raise SettingsError(
+                f"{PREFIX}COLD_START is {values['cold_start']!r}; it can be {' or '.join(_COLD_STARTS)}"
+            )
         unknown = sorted(name for name in given if name not in _OTHERS)
         if unknown:
             raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}; see docs/settings.md for the names")
@@ -112,9 +118,11 @@ class Settings:
         return env
 
 
+_COLD_STARTS = ("wait", "defer")
+
 # Variables of ours that are not settings: they tell a process which role it plays, or a
 # client whom to talk to.
-_OTHERS = frozenset({"replica_id", "model", "device", "reserved_mib", "url", "api_key", "cold_start", "insecure"})
+_OTHERS = frozenset({"replica_id", "model", "device", "reserved_mib", "kv_mib", "url", "api_key", "insecure"})
 
 
 def embedded_redis_url(state_dir: Path) -> str:
