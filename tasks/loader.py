@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -23,11 +23,11 @@ from tasks.nodes import NodeStore, redis_time
 from tasks.nudge import wake_node
 from tasks.orders import Order, OrderStore
 from tasks.outlooks import OutlookStore
-from tasks.replicas import ReplicaFacts, ReplicaStore
-from tasks.wishes import Wish, WishStore
+from tasks.replicas import ReplicaStore
+from tasks.wishes import Given, Wish, WishStore
 from workers.launcher.base import new_replica_id
 from workers.placement.actions import Action, Drain, MarkFailed, Sleep, Start, Stop, Wake
-from workers.placement.facts import Facts, LoadFailures, Rollout
+from workers.placement.facts import Facts, Rollout
 from workers.placement.limits import Limits
 from workers.placement.plan import plan
 from workers.registry import Registry
@@ -71,7 +71,7 @@ class Loader:
         orders, nodes = self._living(self._orders.all(), now), self._nodes.all()
         replicas = self._replicas.all()
         names = list(registry.models)
-        wishes = self._wishes.of(names)
+        wishes = self._wishes.given(names)
         waiting, memories = self._demands.waiting(names, now), self._demands.memories(names)
         for name in names:
             load = sum(level.count for level in waiting[name].values())
@@ -81,7 +81,7 @@ class Loader:
         models = cluster_facts.models(registry.models.values(), nodes, self._measurements.all())
         facts = Facts(
             models=models + cluster_facts.foreign(seen, registry.models, nodes),
-            demands=[demand(name, waiting[name], memories[name], wishes.get(name)) for name in names],
+            demands=[demand(name, waiting[name], memories[name], _wish(wishes.get(name))) for name in names],
             replicas=seen,
             devices=cluster_facts.devices(nodes, registry.layout, now),
             nodes=cluster_facts.known_nodes(nodes),
@@ -97,7 +97,7 @@ class Loader:
             return Turn(led=False)
         self._outlooks.write(decided.explanations)
         self._demands.remember(_scaled(memories, decided.actions, orders, now))
-        self._settle(wishes, replicas, facts.failures)
+        self._settle(wishes, facts)
         self._client.set(keys.LOADER_RAN, str(now), ex=keys.LOADER_RAN_TTL_S)
         return Turn(led=True, again_in_s=None if decided.again_at is None else max(0.0, decided.again_at - now))
 
@@ -144,17 +144,24 @@ class Loader:
             log.info("ordered", extra={"event": f"order_{order.told.value}", "why": order.why, **_extra(order)})
         return True
 
-    def _settle(
-        self, wishes: dict[str, Wish], replicas: Sequence[ReplicaFacts], failures: Sequence[LoadFailures]
-    ) -> None:
-        """Forget wishes that have come true, and those that cannot."""
-        given_up = {failed.model for failed in failures if failed.given_up}
-        up = {replica.model for replica in replicas}
-        ready = {replica.model for replica in replicas if replica.state is ReplicaState.READY}
+    def _settle(self, wishes: Mapping[str, Given], facts: Facts) -> None:
+        """Forget the wishes that have come true, that cannot, and that somebody has asked otherwise since.
+
+        A model that was unloaded stays away, also a pinned one, until a request asks for it.
+        """
+        given_up = {failed.model for failed in facts.failures if failed.given_up}
+        # One that was told to leave before the wish was made is not what was wished for.
+        ready = {one.model for one in facts.replicas if one.state is one.heading is ReplicaState.READY}
+        asked = {demand.model for demand in facts.demands if demand.waiting}
         self._demands.served(ready)
-        for model, wish in wishes.items():
-            if (wish is Wish.LOAD and model in ready | given_up) or (wish is Wish.UNLOAD and model not in up):
-                self._wishes.fulfilled(model)
+        for model, given in wishes.items():
+            loaded = given.wish is Wish.LOAD and model in ready | given_up
+            if loaded or (given.wish is Wish.UNLOAD and model in asked):
+                self._wishes.forget(model, given)
+
+
+def _wish(given: Given | None) -> Wish | None:
+    return None if given is None else given.wish
 
 
 def _start(action: Start, now: float) -> Order:

@@ -83,11 +83,12 @@ class _Placement:
         return actions
 
     def explained(self) -> dict[str, Explanation]:
-        """Return what everybody can expect who waits, or was to be placed."""
+        """Return what everybody can expect who waits, was to be placed, or is on its way."""
         site = self._site
         found = {}
         for model in site.models.values():
-            if not site.demand(model.id).waiting and model.id not in self._explanations:
+            comes = site.count(model.id) > 0 and not site.ready(model.id)
+            if not (site.demand(model.id).waiting or model.id in self._explanations or comes):
                 continue
             if site.ready(model.id):
                 found[model.id] = Explanation(outlook=Outlook.SERVING, text="a replica is ready")
