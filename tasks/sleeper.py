@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
-from tasks.inference import Inference
 from tasks.moves import Move
 from workers.engine.base import Engine
 from workers.replicas import ReplicaState
@@ -16,18 +16,25 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.05
 
 
+class Work(Protocol):
+    """What a replica does for others: `tasks.inference.Inference`."""
+
+    @property
+    def busy(self) -> bool: ...
+
+
 class Sleeper:
     """Everything runs on the engine's loop, except `is_dozing`."""
 
     def __init__(
         self,
         engine: Engine,
-        inference: Inference,
+        work: Work,
         move: Callable[[ReplicaState], None],
         state: Callable[[], ReplicaState],
     ) -> None:
         self._engine = engine
-        self._inference = inference
+        self._work = work
         self._move = move
         self._state = state
         self._latest = Move(ReplicaState.READY, 0.0)
@@ -61,7 +68,7 @@ class Sleeper:
 
     async def _sleep(self) -> None:
         """Sleep once nothing runs any more, unless something else is told meanwhile."""
-        while self._inference.busy:
+        while self._work.busy:
             if not self.is_dozing:
                 return
             await asyncio.sleep(_LOOK_S)
