@@ -76,8 +76,6 @@ class OrderStore:
 
         An order to do something else than start is dropped when its replica's order is gone: it has ended.
         """
-        if not orders:
-            return True
         args: list[Any] = [epoch]
         for order in orders:
             args += [order.replica, order.encode(), "1" if order.told is ReplicaState.STARTING else "0"]
