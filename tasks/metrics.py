@@ -28,6 +28,11 @@ REFUSED = Counter(
     "Requests that were answered with an error before they were queued.",
     ["code"],
 )
+DEFERRED = Counter(
+    "celerity_requests_deferred",
+    "Requests that were answered with 202, to come again once their model is loaded.",
+    ["model"],
+)
 IN_FLIGHT = Gauge(
     "celerity_requests_in_flight",
     "Requests that are queued or running now, as their gateway sees them.",

@@ -13,6 +13,7 @@ from tasks.dispatch import Answer, Dispatcher, Once, RequestFacts, RequestStatus
 from tasks.errors import IdempotencyKeyReusedError, RequestCancelledError, RequestNotFoundError, ServingError
 from tasks.messages import Call, Delta, Done, Event, Failed, Started
 from workers.placement.actions import Explanation
+from workers.registry import Registry
 
 
 class FakeClock:
@@ -23,6 +24,16 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@dataclass
+class FakeRegistries:
+    """The registry as a test has it."""
+
+    registry: Registry
+
+    def current(self) -> Registry:
+        return self.registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +158,15 @@ class FakeDispatcher:
     def submit(self, call: Call, *, max_depth: int, once: Once | None = None, terms: Terms = NO_TERMS) -> Answer:
         if self.refusal is not None:
             raise self.refusal
-        if once is not None:
-            digest, first = self._used_keys.setdefault((call.caller, once.key), (once.digest, call.id))
-            if digest != once.digest:
+        used = self._used_keys.get((call.caller, once.key)) if once else None
+        if once and used:
+            if used[0] != once.digest:
                 raise IdempotencyKeyReusedError("another request")
-            if first != call.id:
-                return self.follow(first, call.caller)
+            return self.follow(used[1], call.caller)
         if call.model in self.cold:
             self._knock(call.model, terms)
+        if once:
+            self._used_keys[call.caller, once.key] = once.digest, call.id
         self.calls.append(call)
         self.terms.append(terms)
         if call.keep_s:
@@ -185,6 +197,7 @@ class FakeDispatcher:
             created_at=1_800_000_000.25,
             ended_at=None if running else 1_800_000_002.75,
             tries=0 if status is RequestStatus.QUEUED else 1,
+            position=1 if status is RequestStatus.QUEUED else None,
         )
 
     def follow(self, request_id: str, caller: str) -> Answer:

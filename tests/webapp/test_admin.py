@@ -17,7 +17,7 @@ from tasks.outlooks import OutlookStore
 from tasks.queues import LOADER_QUEUE
 from tasks.settings import Settings
 from tasks.wishes import Wish, WishStore
-from tests.fakes import FakeDispatcher
+from tests.fakes import FakeDispatcher, FakeRegistries
 from tests.stack import RedisServer
 from tests.webapp.conftest import REGISTRY, make_app
 from webapp import api_keys
@@ -47,7 +47,9 @@ def kept(server: RedisServer) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def app(server: RedisServer) -> Flask:
-    return create_app(Settings(state_dir=server.folder, redis_url=server.url), REGISTRY, FakeDispatcher())
+    return create_app(
+        Settings(state_dir=server.folder, redis_url=server.url), FakeRegistries(REGISTRY), FakeDispatcher()
+    )
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ def test_every_order_says_who_gave_it(server: RedisServer, caplog: pytest.LogCap
     key = api_keys.add(server.folder / "keys", "root", Role.OPERATOR)
     ring = KeyRing(server.folder / "keys")
     settings = Settings(state_dir=server.folder, redis_url=server.url)
-    admin = create_app(settings, REGISTRY, FakeDispatcher(), ring).test_client()
+    admin = create_app(settings, FakeRegistries(REGISTRY), FakeDispatcher(), ring).test_client()
     for order in ORDERS:
         assert admin.post(order, headers={"Authorization": f"Bearer {key}"}).status_code == 202
     told = [record for record in caplog.records if getattr(record, "event", "") == "operator_order"]
