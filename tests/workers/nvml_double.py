@@ -56,13 +56,21 @@ class Machine:
 
     def survey(self, facts: str, *, ours: tuple[int, ...] = ()) -> Survey:
         """Look at a machine of which `facts` are true; nvml_double.c says how they are written."""
+        return _decode(self._ask("survey", facts, ours))
+
+    def held(self, facts: str, *, ours: tuple[int, ...]) -> dict[str, int]:
+        """Ask what `ours` hold there."""
+        return self._ask("held", facts, ours)
+
+    def _ask(self, question: str, facts: str, ours: tuple[int, ...]) -> dict[str, Any]:
         self._facts.write_text(facts)
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps(ours) + "\n")
+        process.stdin.write(json.dumps([question, ours]) + "\n")
         process.stdin.flush()
-        return _decode(json.loads(process.stdout.readline()))
+        answer: dict[str, Any] = json.loads(process.stdout.readline())
+        return answer
 
     def __enter__(self) -> Self:
         return self
@@ -88,9 +96,10 @@ def _decode(told: dict[str, Any]) -> Survey:
 def answer(questions: IO[str], answers: IO[str]) -> None:
     inventory = Inventory()
     for line in questions:
-        ours = set(json.loads(line))
-        survey = inventory.survey(ours.__contains__)
-        answers.write(json.dumps(asdict(survey)) + "\n")
+        question, pids = json.loads(line)
+        ours = set(pids).__contains__
+        told = inventory.held(ours) if question == "held" else asdict(inventory.survey(ours))
+        answers.write(json.dumps(told) + "\n")
         answers.flush()
     inventory.close()
 

@@ -123,3 +123,13 @@ def test_a_gpu_that_is_to_be_cut_and_is_not_yet_cannot_be_used(machine: Machine)
 def test_only_gpus_that_the_operator_leaves_us_are_ours(boot: Boot, visible: str, seen: list[str]) -> None:
     machine = boot(CUDA_VISIBLE_DEVICES=visible)
     assert [device.id for device in machine.survey(TWO_A40S).devices] == seen
+
+
+def test_what_our_processes_hold_of_each_gpu_is_told_apart_from_what_others_do(machine: Machine) -> None:
+    held = "process 0 -1 700 300\nprocess 0 -1 800 600\nprocess 0 -1 801 50\nprocess 1 -1 900 20\n"
+    assert machine.held(TWO_A40S + held, ours=(800, 801, 900)) == {"cuda:0": 650, "cuda:1": 20}
+    assert machine.held(TWO_A40S + held, ours=(1,)) == {}
+
+
+def test_what_a_driver_does_not_say_we_do_not_guess(machine: Machine) -> None:
+    assert machine.held(TWO_A40S + "process 0 -1 800 -1\nprocess 1 -1 800 20\n", ours=(800,)) == {"cuda:1": 20}

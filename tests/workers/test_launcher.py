@@ -42,7 +42,8 @@ def test_a_worker_gets_its_role_and_every_setting() -> None:
 
 def test_the_variables_of_a_worker_are_ones_that_settings_know() -> None:
     settings = Settings.from_env({"CELERITY_STATE_DIR": "/s"})
-    env = worker_command(ModelSpec(id="m", engine="sim"), "m-1", settings.to_env()).env
+    env = worker_command(ModelSpec(id="m", engine="sim"), "m-1", settings.to_env(), reserved_mib=2000, kv_mib=700).env
+    assert (env["CELERITY_RESERVED_MIB"], env["CELERITY_KV_MIB"]) == ("2000", "700")
     assert Settings.from_env(env) == settings
 
 
