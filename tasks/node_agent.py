@@ -75,6 +75,7 @@ class NodeAgent:
         self._measurer = Measurer(client, self._inventory)
         self._memory = _Memory()
         self._devices: tuple[Device, ...] = ()
+        self._as_known: dict[str, Device] = {}
         self._woken = threading.Event()
         self._stopping = False
 
@@ -281,9 +282,12 @@ class NodeAgent:
         self._memory.beaten_at = time.monotonic()
 
     def _ways(self) -> dict[str, tuple[Need, ...]]:
+        """Return how each model could run here, also while a device's driver says nothing."""
+        self._as_known |= {device.id: device for device in self._devices if not device.unknown}
+        devices = [self._as_known.get(device.id, device) for device in self._devices]
         registry, known = self._registry.current(), self._measurer.known()
         found = {
-            id_: ways(spec, registry.folders.get(id_), self._devices, known.get(id_, {}))
+            id_: ways(spec, registry.folders.get(id_), devices, known.get(id_, {}))
             for id_, spec in registry.models.items()
         }
         return {id_: needs for id_, needs in found.items() if needs}

@@ -90,6 +90,8 @@ class Prospects:
     def _could_hold(self, model: Model) -> bool:
         """Say whether the devices there are, well or not, free or not, could hold it. None yet: they may come."""
         devices = self._site.facts.devices
+        if not model.needs and any(device.total_mib is None for device in devices):
+            return True  # nobody can tell while a driver is silent
         return not devices or any(_holds(self._site, model, need) for need in model.needs)
 
 
