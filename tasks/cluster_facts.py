@@ -10,13 +10,12 @@ from tasks.orders import Order
 from tasks.replicas import ReplicaFacts
 from workers.devices import DeviceKind
 from workers.estimate.measured import Measured
+from workers.estimate.setup import seats_of
 from workers.layout import DevicePattern, Layout
 from workers.placement.facts import Device, Model, Need, Node, Place, Replica, Reservation
 from workers.registry import ModelSpec
 from workers.replicas import ReplicaState
 
-# What a vLLM engine of ours takes at once when nothing else is said; what a replica says of itself goes before this.
-_SEATS = 64
 _LOAD_S = 30.0
 _WAKE_S = 2.0
 _NOTHING: Mapping[str, Mapping[DeviceKind, Measured]] = {}
@@ -32,7 +31,7 @@ def models(
         Model(
             id=spec.id,
             needs=(needs := _needs(spec, nodes)),
-            seats=spec.sim.seats if spec.engine == "sim" else int(spec.engine_args.get("max_num_seqs", _SEATS)),
+            seats=_seats(spec, needs, nodes),
             pinned=spec.pinned,
             replicas_min=spec.replicas_min,
             replicas_max=spec.replicas_max,
@@ -59,7 +58,7 @@ def foreign(found: Iterable[Replica], registry: Collection[str], nodes: Sequence
         Model(
             id=id_,
             needs=(),
-            seats=_SEATS,
+            seats=1,
             pinned=live[id_] > 0,
             replicas_min=live[id_],
             replicas_max=live[id_],
@@ -131,6 +130,16 @@ def known_nodes(nodes: Iterable[KnownNode]) -> list[Node]:
         )
         for node in nodes
     ]
+
+
+def _seats(spec: ModelSpec, needs: Sequence[Need], nodes: Iterable[KnownNode]) -> int:
+    """Return how many it will take at once, by its engine's own rule; what it says itself goes before this."""
+    if spec.engine == "sim":
+        return spec.sim.seats
+    kind = needs[0].kind if needs else DeviceKind.CPU
+    totals = (it.total_mib or 0 for node in nodes for it in node.facts.devices if it.kind is kind)
+    # A site may have GPUs of several sizes; with the fewest seats nobody waits for one that is not there.
+    return seats_of(spec.engine_args, kind, min(totals, default=None))
 
 
 def _load_s(spec: ModelSpec, needs: Iterable[Need], measured: Mapping[DeviceKind, Measured]) -> float:

@@ -13,6 +13,7 @@ from tasks.nodes import DEAD_AFTER_S, Node, NodeFacts
 from tasks.orders import Order
 from tasks.replicas import ReplicaFacts
 from workers.devices import Device, DeviceKind
+from workers.estimate.measured import Measured
 from workers.layout import Layout
 from workers.placement.actions import Drain, Plan, Start, Wake
 from workers.placement.facts import Facts, Model, Need, Place, Replica
@@ -180,3 +181,28 @@ def test_a_model_is_only_placed_on_nodes_that_have_it_where_they_differ() -> Non
     for alike in ([has, node("b", "cpu", needs=has.facts.needs)], [node("a", "cpu"), node("b", "cpu")]):
         (model,) = cluster_facts.models([ModelSpec(id="m")], alike)
         assert model.places == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "seats"),
+    [({}, CPU, 64), ({}, CUDA, 256), ({"max_num_seqs": 8}, CUDA, 8), ({"max-num-seqs": 8}, CPU, 8), ({}, None, 64)],
+)
+def test_slot_defaults_are_those_of_the_engine(args: dict[str, Any], kind: DeviceKind | None, seats: int) -> None:
+    needs = {"m": (Need(kind, 9_000),)} if kind else {}
+    site = [node("a", "cuda:0" if kind is CUDA else "cpu", needs=needs)]
+    (model,) = cluster_facts.models([ModelSpec(id="m", engine_args=args)], site)
+    assert model.seats == seats
+
+
+def test_a_number_of_seats_that_is_none_does_not_stop_the_loader() -> None:
+    (model,) = cluster_facts.models([ModelSpec(id="m", engine_args={"max_num_seqs": "many"})], SITE)
+    assert model.seats == 64
+
+
+def test_a_load_costs_what_it_took_on_the_kind_of_device_that_comes_first() -> None:
+    site = [node("a", "cuda:0", needs={"m": (Need(CUDA, 9_000),)}), node("c", "cpu", needs={"m": (Need(CPU, 12_000),)})]
+    seen = {kind: Measured(model="m", kind=kind, load_s=load_s) for kind, load_s in ((CUDA, 11.0), (CPU, 55.0))}
+    (model,) = cluster_facts.models([ModelSpec(id="m")], site, {"m": seen})
+    assert model.load_s == 11.0
+    (unseen,) = cluster_facts.models([ModelSpec(id="m")], site)
+    assert unseen.load_s == 30.0

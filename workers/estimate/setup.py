@@ -68,10 +68,10 @@ def setup(
     device_total_mib: int | None,
 ) -> Setup:
     """Return what the engine will run under; an argument of the wrong kind counts as not given."""
-    batch, usual_seats = _defaults(kind, device_total_mib)
+    batch, _ = _defaults(kind, device_total_mib)
     context = max_model_len or config.context
     given = _positive(engine_args, "max_num_seqs")
-    seats = given or usual_seats
+    seats = seats_of(engine_args, kind, device_total_mib)
     dtype = _BYTES.get(str(argument(engine_args, "dtype")), _BYTES[config.dtype])
     cache = argument(engine_args, "kv_cache_memory_bytes")
     share = argument(engine_args, "gpu_memory_utilization")
@@ -92,6 +92,11 @@ def setup(
         utilization=float(share) if isinstance(share, int | float) and 0 < share <= 1 else None,
         cache_mib=cache >> 20 if type(cache) is int and cache > 0 else None,
     )
+
+
+def seats_of(engine_args: Mapping[str, Any], kind: DeviceKind, device_total_mib: int | None) -> int:
+    """Return how many requests a replica answers at once."""
+    return _positive(engine_args, "max_num_seqs") or _defaults(kind, device_total_mib)[1]
 
 
 def device_count(engine_args: Mapping[str, Any], kind: DeviceKind) -> int:
