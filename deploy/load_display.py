@@ -13,6 +13,7 @@ from deploy.status_view import loader_is_late
 from tasks.operations import Look
 
 _REPEAT_S = 15.0
+_STEP_PERCENT = 25
 _HELD = "; the loader is off, so nothing is moved for it (`celerity loader on`)"
 
 Show = Callable[[Look, float], None]
@@ -64,13 +65,15 @@ class _Lines:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._told = ""
+        self._told: tuple[str, int] | None = None
         self._told_at = 0.0
 
     def show(self, look: Look, elapsed_s: float) -> None:
-        done = look.entry["progress_percent"]
+        done = look.entry["progress_percent"] if look.seen else None
         text = doing(look)
-        if text == self._told and elapsed_s - self._told_at < _REPEAT_S:
+        late = loader_is_late(look.loader["last_run_age_s"]) is not None
+        news = ("late" if late else text, (done or 0) // _STEP_PERCENT)
+        if news == self._told and elapsed_s - self._told_at < _REPEAT_S:
             return
-        self._told, self._told_at = text, elapsed_s
+        self._told, self._told_at = news, elapsed_s
         click.echo(f"{self._model}: {text}{'' if done is None else f', {done} %'} ({elapsed_s:.0f} s)", err=True)

@@ -114,7 +114,7 @@ class Operations:
             nudge(self._client)
 
         _reached(turn)
-        log.warning("loader switched", extra={"event": "loader_switched", "automatic": automatic, "by": by})
+        log.info("loader switched", extra={"event": "loader_switched", "automatic": automatic, "by": by})
 
     def _order(self, spec: ModelSpec, wish: Wish) -> float:
         self._wishes.wish(spec.id, wish)
