@@ -28,12 +28,12 @@ class _Control:
     def tick(self) -> str:
         self._registry.poll(time.monotonic())
         turn = self._loader.tick(self._registry.current())
-        if turn.again_in_s is not None and turn.again_in_s < app.conf.beat_schedule["loader"]["schedule"]:
+        if turn.again_in_s is not None:
             self._call_again(turn.again_in_s)
         return "done" if turn.led else "somebody else is at it"
 
     def _call_again(self, in_s: float) -> None:
-        """Have the next tick come before beat's."""
+        """Have the next tick come before beat's, or though beat is dead."""
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = threading.Timer(in_s, self._nudge)
