@@ -16,6 +16,7 @@ from typing import assert_never
 import psutil
 import redis
 
+from tasks.adoption import adopted
 from tasks.agenda import Adopt, Asked, Bury, Kill, Launch, Running, Step, Tell, Terminate, Void, agenda
 from tasks.measurements import Measurer
 from tasks.moves import Move, tell
@@ -53,6 +54,8 @@ class _Memory:
     loaded: set[str] = field(default_factory=set)
     states: dict[str, ReplicaState] = field(default_factory=dict)
     launched: dict[str, str] = field(default_factory=dict)
+    pids: frozenset[int] = frozenset()
+    refusals: set[str] = field(default_factory=set)
     problem: str = ""
     beaten_at: float = float("-inf")
 
@@ -107,8 +110,8 @@ class NodeAgent:
         now = redis_time(self._client)
         try:
             changed = self._follow_orders(now)
-            self._able()
-        except LauncherDownError as error:
+            changed = self._able() or changed
+        except LaunchError as error:
             changed = self._unable(str(error))
         news = changed or self._memory.beaten_at == float("-inf")
         if news or time.monotonic() - self._memory.beaten_at >= HEARTBEAT_S:
@@ -137,16 +140,20 @@ class NodeAgent:
         ]
         orders = self._orders.of(self._settings.node_id)
         steps = list(agenda(orders, running, self._memory.asked, now, drain_s=self._settings.drain_timeout_s))
-        for step in steps:
-            self._do(step, replicas, told, now)
+        done = [self._try(step, replicas, told, now) for step in steps]
         self._launcher.tend()
-        self._memory.launched = {it.name: it.model for it in self._launcher.list() if it.exit_code() is None}
-        return changed or bool(steps)
+        there = self._launcher.list()
+        self._memory.launched = {it.name: it.model for it in there if it.exit_code() is None}
+        self._memory.pids = frozenset(it.pid for it in there)
+        return changed or any(done)
 
-    def _able(self) -> None:
-        if self._memory.problem:
-            log.info("launcher is back", extra={"event": "launcher_back"})
+    def _able(self) -> bool:
+        """Say whether that is news."""
+        if not self._memory.problem:
+            return False
+        log.info("launcher is back", extra={"event": "launcher_back"})
         self._memory.problem = ""
+        return True
 
     def _unable(self, problem: str) -> bool:
         """Note that nothing can be started or stopped now; what runs goes on. Say whether that is news."""
@@ -176,13 +183,26 @@ class NodeAgent:
         changed, self._memory.states = states != self._memory.states, states
         return changed
 
+    def _try(self, step: Step, replicas: Mapping[str, Replica], told: Mapping[str, ReplicaFacts], now: float) -> bool:
+        """Take a step. What is refused to one replica must not keep the others: it is tried again at the next look."""
+        try:
+            self._do(step, replicas, told, now)
+        except LauncherDownError:
+            raise
+        except LaunchError as error:
+            if (text := str(error)) not in self._memory.refusals:
+                log.error("refused: %s", text, extra={"event": "launcher_refused"})
+            self._memory.refusals.add(text)
+            return False
+        return True
+
     def _do(self, step: Step, replicas: Mapping[str, Replica], told: Mapping[str, ReplicaFacts], now: float) -> None:
         match step:
             case Launch(order):
                 self._launch(order, now)
             case Terminate(replica):
-                self._memory.asked.add((replica, None))
                 replicas[replica].terminate()
+                self._memory.asked.add((replica, None))
             case Tell(order):
                 tell(self._client, order.replica, Move(order.told, order.told_at))
                 self._memory.asked.add((order.replica, order.told_at))
@@ -246,28 +266,13 @@ class NodeAgent:
         return f"not loaded: {error.reason} ({_how(code)})"
 
     def _adopt(self, it: Running, told: ReplicaFacts | None) -> None:
-        """Write down where it runs: as it says itself, else as it would have been ordered."""
-        needs = self._ways().get(it.model, ())
-        reserved_mib = told.reserved_mib if told else None
-        devices = tuple(told.device.split(",")) if told else tuple(device.id for device in self._devices[:1])
-        taken = {order.slot for order in self._orders.all() if order.model == it.model}
-        order = Order(
-            replica=it.replica,
-            model=it.model,
-            node=self._settings.node_id,
-            devices=devices,
-            mib=reserved_mib if reserved_mib is not None else needs[0].mib if needs else 0,
-            slot=min(set(range(len(taken) + 1)) - taken),
-            ordered_at=it.started_at,
-            why="it ran already",
-        )
+        node, needs = self._settings.node_id, self._ways().get(it.model, ())
+        order = adopted(it, told, node=node, devices=self._devices, needs=needs, orders=self._orders.all())
         if self._orders.adopt(order):
             log.info("adopted", extra={"event": "replica_adopted", "replica": it.replica, "model": it.model})
 
     def _beat(self, now: float) -> None:
-        if not self._memory.problem:
-            pids = {replica.pid for replica in self._launcher.list()}
-            self._devices = self._inventory.survey(in_sessions_of(pids)).devices
+        self._devices = self._inventory.survey(in_sessions_of(self._memory.pids)).devices
         facts = NodeFacts(
             id=self._settings.node_id,
             devices=self._devices,
