@@ -5,11 +5,13 @@ What the loader does may differ: it also knows what else is wanted, and what cou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from workers.devices import Device, DeviceKind
+from workers.estimate.measured import Measured
 from workers.estimate.needs import Estimate, NeedUnknownError, estimate, gpu_memory_utilization
+from workers.layout import DevicePattern, Layout
 from workers.model_folder import ModelFolder
 from workers.registry import ModelSpec
 
@@ -25,21 +27,49 @@ class Place:
     text: str
 
 
-def places(spec: ModelSpec, folder: ModelFolder | None, devices: Sequence[Device]) -> list[Place]:
-    return [_place(spec, folder, device, devices) for device in devices]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """What is known of this machine and of what was loaded before."""
+
+    devices: Sequence[Device]
+    node: str = ""
+    measured: Mapping[DeviceKind, Measured] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
 
 
-def _place(spec: ModelSpec, folder: ModelFolder | None, device: Device, devices: Sequence[Device]) -> Place:
+def places(spec: ModelSpec, folder: ModelFolder | None, here: Here) -> list[Place]:
+    return [_place(spec, folder, device, here) for device in here.devices]
+
+
+def _place(spec: ModelSpec, folder: ModelFolder | None, device: Device, here: Here) -> Place:
     if device.unknown or device.total_mib is None or device.free_mib is None:
         return Place(device=device, need=None, fits=False, text=device.unknown or "its memory is not known")
     try:
-        need = estimate(spec, folder, device.kind, device_total_mib=device.total_mib)
+        need = estimate(
+            spec, folder, device.kind, device_total_mib=device.total_mib, measured=here.measured.get(device.kind)
+        )
     except NeedUnknownError as error:
         return Place(device=device, need=None, fits=False, text=str(error))
-    why = need.problem or _too_small(need, device, device.total_mib, device.free_mib) or _too_few(need, device, devices)
+    why = (
+        need.problem
+        or _kept_away(spec, device, here)
+        or _too_small(need, device, device.total_mib, device.free_mib)
+        or _too_few(need, device, here.devices)
+    )
     return Place(
         device=device, need=need, fits=why is None, text=why or _how(need, device, device.total_mib, device.free_mib)
     )
+
+
+def _kept_away(spec: ModelSpec, device: Device, here: Here) -> str | None:
+    """Say what models.yaml has against it. An alias that a device is bound to is taken at its word."""
+    patterns = [DevicePattern.parse(text) for text in spec.devices]
+    if patterns and not any(pattern.matches(here.node, device.id) for pattern in patterns):
+        return f"the model's `devices:` are {', '.join(spec.devices)}"
+    bound_to = here.layout.use_of(here.node, device.id).bound_to
+    if bound_to is not None and bound_to not in (spec.id, *spec.aliases):
+        return f"`devices:` of models.yaml keeps it for {bound_to}"
+    return None
 
 
 def _too_small(need: Estimate, device: Device, total_mib: int, free_mib: int) -> str | None:

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +82,7 @@ def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
     survey = inventory.survey(memory_mib=settings.memory_mib)
     given = settings.redis_url != embedded_redis_url(settings.state_dir)
     runs_already = running.read(settings.state_dir) is not None
+    here = fitting.Here(devices=survey.devices, node=settings.node_id, layout=registry.layout)
     return Machine(
         python=sys.version_info[:2],
         system=f"{platform.system()} {platform.machine()}",
@@ -103,13 +104,13 @@ def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
         port_problem=None if runs_already else _port_problem(settings),
         models_file=settings.models,
         models_problem=models_problem,
-        models=tuple(model_facts(spec, registry, survey.devices) for spec in registry.models.values()),
+        models=tuple(model_facts(spec, registry, here) for spec in registry.models.values()),
         skipped=registry.skipped,
     )
 
 
-def model_facts(spec: ModelSpec, registry: Registry, devices: Sequence[Device]) -> ModelFacts:
-    places = fitting.places(spec, registry.folders.get(spec.id), devices)
+def model_facts(spec: ModelSpec, registry: Registry, here: fitting.Here) -> ModelFacts:
+    places = fitting.places(spec, registry.folders.get(spec.id), here)
     need = next((place.need for place in places if place.need is not None), None)
     return ModelFacts(
         spec=spec,

@@ -5,21 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import redis
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from deploy import fitting, preflight
 from deploy.errors import CommandError
-from deploy.fitting import Place
+from deploy.fitting import Here, Place
+from tasks.connections import command_client
+from tasks.measurements import MeasurementStore
 from tasks.settings import Settings
 from workers import inventory
-from workers.devices import Device
-from workers.estimate.needs import Estimate, NeedUnknownError, estimate
+from workers.devices import Device, DeviceKind
+from workers.estimate.measured import Measured
+from workers.estimate.needs import Estimate, NeedUnknownError, Term, estimate
 from workers.model_config import ConfigError, ModelConfig
 from workers.model_folder import ModelFolder
 from workers.registry import ModelSpec, Registry
@@ -37,6 +42,8 @@ class Report:
     """On the first device where that is known, which stands for its kind."""
     problem: str | None
     places: tuple[Place, ...]
+    instead_of: tuple[Term, ...] = ()
+    """What the measured term of `need` was estimated at."""
 
     @property
     def can_run(self) -> bool:
@@ -47,18 +54,51 @@ def run(settings: Settings, name: str) -> int:
     """Print the report; return 1 when the model could not run here. Raises CommandError for an unknown model."""
     registry = preflight.load_registry(settings.models, settings.models_dir)
     spec = _spec(registry, name, settings)
-    devices = inventory.survey(memory_mib=settings.memory_mib).devices
-    report = examine(spec, registry.folders.get(spec.id), preflight.model_problem(spec, registry), devices)
+    here = Here(
+        devices=inventory.survey(memory_mib=settings.memory_mib).devices,
+        node=settings.node_id,
+        measured=_measured(settings, spec.id),
+        layout=registry.layout,
+    )
+    report = examine(spec, registry.folders.get(spec.id), preflight.model_problem(spec, registry), here)
     Console().print(drawn(report))
     return 0 if report.can_run else 1
 
 
-def examine(spec: ModelSpec, folder: ModelFolder | None, problem: str | None, devices: Sequence[Device]) -> Report:
-    found = fitting.places(spec, folder, devices)
-    need = next((place.need for place in found if place.need is not None), None)
-    if need is None and problem is None and devices:
-        problem = _unknown(spec, folder, devices[0])
-    return Report(spec=spec, facts=tuple(_facts(spec, folder, need)), need=need, problem=problem, places=tuple(found))
+def examine(spec: ModelSpec, folder: ModelFolder | None, problem: str | None, here: Here) -> Report:
+    found = fitting.places(spec, folder, here)
+    first = next((place for place in found if place.need is not None), None)
+    if first is None and problem is None and here.devices:
+        problem = _unknown(spec, folder, here.devices[0])
+    need = first.need if first else None
+    facts = [*_facts(spec, folder, need), *_loads(here)]
+    instead = () if first is None else _estimated(spec, folder, first)
+    return Report(
+        spec=spec, facts=tuple(facts), need=need, problem=problem, places=tuple(found), instead_of=tuple(instead)
+    )
+
+
+def _measured(settings: Settings, model: str) -> Mapping[DeviceKind, Measured]:
+    """Return what loads of the model took, if a Redis is there to tell it."""
+    try:
+        with contextlib.closing(command_client(settings.redis_url)) as client:
+            return MeasurementStore(client).all().get(model, {})
+    except (redis.RedisError, OSError):
+        return {}
+
+
+def _loads(here: Here) -> Iterator[tuple[str, str]]:
+    for kind, seen in here.measured.items():
+        if seen.load_s is not None:
+            yield "loads in", f"{seen.load_s:.1f} s on {kind}, as measured"
+
+
+def _estimated(spec: ModelSpec, folder: ModelFolder | None, place: Place) -> Iterator[Term]:
+    """Yield the terms that a measurement took the place of."""
+    if place.need is None or place.need.terms[0].name != "measured":
+        return
+    terms = estimate(spec, folder, place.device.kind, device_total_mib=place.device.total_mib).terms
+    yield from (term for term in terms if term.name != "KV cache")
 
 
 def drawn(report: Report) -> Group:
@@ -69,7 +109,7 @@ def drawn(report: Report) -> Group:
     if report.need is not None:
         parts += [
             Text(f"\nmemory of one replica, {report.need.source}{_each(report.need)}", style="bold"),
-            _memory(report.need),
+            _memory(report.need, report.instead_of),
         ]
     if report.problem is not None:
         parts.append(Text(f"\n✗ {report.problem}", style="red"))
@@ -146,8 +186,12 @@ def _each(need: Estimate) -> str:
     return f", on each of {need.devices} devices" if need.devices > 1 else ""
 
 
-def _memory(need: Estimate) -> Table:
+def _memory(need: Estimate, instead_of: Sequence[Term]) -> Table:
     rows = [(term.name, term.mib, term.how) for term in need.terms]
+    if instead_of:
+        measured, *others = need.terms
+        how = f"all but the KV cache, instead of the {sum(term.mib for term in instead_of):,} MiB above"
+        rows = [(term.name, term.mib, term.how) for term in (*instead_of, replace(measured, how=how), *others)]
     enough = f"{need.least_mib:,} would do, for one sequence of full length" if need.least_mib < need.mib else ""
     drawn = Table(box=None, pad_edge=False, show_header=False)
     drawn.add_column()

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from deploy import doctor, machine
 from deploy.doctor import Verdict
+from deploy.fitting import Here
 from deploy.machine import Library, Machine, ModelFacts
 from tasks.settings import Settings
 from tests.workers.reference_models import CONFIGS, write_model
@@ -138,7 +139,9 @@ def test_what_a_model_needs_is_estimated_for_the_devices_there_are(tmp_path: Pat
         "  s: {engine: sim, sim: {memory_mib: 3}}\n"
     )
     registry = Registry.load(tmp_path / "models.yaml")
-    facts = {id_: machine.model_facts(spec, registry, [HEALTHY.cpu]) for id_, spec in registry.models.items()}
+    facts = {
+        id_: machine.model_facts(spec, registry, Here(devices=[HEALTHY.cpu])) for id_, spec in registry.models.items()
+    }
     assert facts["here"].needs_mib is not None
     assert 2500 < facts["here"].needs_mib < 3500
     assert (facts["here"].misfit, facts["s"].needs_mib, facts["s"].misfit) == ("", 3, "")

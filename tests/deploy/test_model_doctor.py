@@ -12,9 +12,12 @@ from rich.console import Console
 
 from deploy import fitting, model_doctor
 from deploy.cli import main
+from deploy.fitting import Here
 from deploy.model_doctor import Report
 from tests.workers.reference_models import CONFIGS, write_model
 from workers.devices import Device, DeviceKind, unknown
+from workers.estimate.measured import Measured
+from workers.layout import Layout
 from workers.model_folder import ModelFolder, read
 from workers.registry import ModelSpec
 
@@ -47,7 +50,7 @@ def test_every_term_and_every_choice_is_shown(qwen3: ModelFolder) -> None:
         reasoning_parser=qwen3.parsers.reasoning_parser,
         chat_template_kwargs=qwen3.parsers.chat_template_kwargs,
     )
-    report = model_doctor.examine(chosen, qwen3, None, [A40])
+    report = model_doctor.examine(chosen, qwen3, None, Here(devices=[A40]))
     assert report.can_run
     text = shown(report)
     for part in (
@@ -83,44 +86,70 @@ def test_every_term_and_every_choice_is_shown(qwen3: ModelFolder) -> None:
     ],
 )
 def test_a_device_that_does_not_do_says_why(qwen3: ModelFolder, device: Device, why: str) -> None:
-    report = model_doctor.examine(spec(qwen3), qwen3, None, [device])
+    report = model_doctor.examine(spec(qwen3), qwen3, None, Here(devices=[device]))
     assert not report.can_run
     assert why in report.places[0].text
-    assert model_doctor.examine(spec(qwen3), qwen3, None, [device, replace(A40, id="cuda:1")]).can_run
+    assert model_doctor.examine(spec(qwen3), qwen3, None, Here(devices=[device, replace(A40, id="cuda:1")])).can_run
 
 
 def test_a_device_with_little_room_takes_a_smaller_cache(qwen3: ModelFolder) -> None:
-    [place] = fitting.places(spec(qwen3), qwen3, [replace(A40, free_mib=10_000)])
+    [place] = fitting.places(spec(qwen3), qwen3, Here(devices=[replace(A40, free_mib=10_000)]))
     assert place.fits
     assert "10,000 of 10,000 MiB free, with a smaller KV cache than wanted" in place.text
 
 
 def test_a_model_for_two_devices_needs_two(qwen3: ModelFolder) -> None:
     chosen = spec(qwen3, engine_args={"tensor_parallel_size": 2})
-    [place] = fitting.places(chosen, qwen3, [A40])
+    [place] = fitting.places(chosen, qwen3, Here(devices=[A40]))
     assert "2 such devices are needed at once, and 1 have" in place.text
-    assert all(place.fits for place in fitting.places(chosen, qwen3, [A40, replace(A40, id="cuda:1")]))
-    report = model_doctor.examine(chosen, qwen3, None, [A40, replace(A40, id="cuda:1")])
+    assert all(place.fits for place in fitting.places(chosen, qwen3, Here(devices=[A40, replace(A40, id="cuda:1")])))
+    report = model_doctor.examine(chosen, qwen3, None, Here(devices=[A40, replace(A40, id="cuda:1")]))
     assert "on each of 2 devices" in shown(report)
 
 
 def test_a_declared_size_that_cannot_work_is_told(qwen3: ModelFolder) -> None:
-    report = model_doctor.examine(spec(qwen3, memory_mib=6000), qwen3, None, [A40])
+    report = model_doctor.examine(spec(qwen3, memory_mib=6000), qwen3, None, Here(devices=[A40]))
     assert not report.can_run
     assert "are left for the KV cache" in report.places[0].text
 
 
 def test_a_problem_of_the_folder_is_told_and_decides(qwen3: ModelFolder) -> None:
-    report = model_doctor.examine(spec(qwen3), qwen3, "it has an auto_map", [A40])
+    report = model_doctor.examine(spec(qwen3), qwen3, "it has an auto_map", Here(devices=[A40]))
     assert not report.can_run
     assert "✗ it has an auto_map" in shown(report)
 
 
 def test_a_model_that_is_not_here_needs_a_declared_size(qwen3: ModelFolder) -> None:
-    report = model_doctor.examine(spec(qwen3, path="Qwen/Qwen3-8B-AWQ"), None, None, [A40])
+    report = model_doctor.examine(spec(qwen3, path="Qwen/Qwen3-8B-AWQ"), None, None, Here(devices=[A40]))
     assert not report.can_run
     assert "set its memory_mib" in shown(report)
-    assert model_doctor.examine(spec(qwen3, memory_mib=9000), None, None, [A40]).can_run
+    assert model_doctor.examine(spec(qwen3, memory_mib=9000), None, None, Here(devices=[A40])).can_run
+
+
+def test_what_was_measured_is_shown_beside_what_was_estimated(qwen3: ModelFolder) -> None:
+    first = model_doctor.examine(spec(qwen3), qwen3, None, Here(devices=[A40])).need
+    assert first is not None
+    seen = Measured(model="qwen3", kind=A40.kind, made_of=first.made_of, other_mib=7777, load_s=12.34)
+    model = replace(spec(qwen3), id="qwen3")
+    report = model_doctor.examine(model, qwen3, None, Here(devices=[A40], measured={A40.kind: seen}))
+    text = " ".join(shown(report).split())
+    estimated = sum(term.mib for term in first.terms if term.name != "KV cache")
+    assert "memory of one replica, measured" in text
+    assert f"measured 7,777 MiB all but the KV cache, instead of the {estimated:,} MiB above" in text
+    assert "loads in 12.3 s on cuda, as measured" in text
+    assert f"in all {7777 + (first.kv_mib or 0):,} MiB" in text
+
+
+def test_where_models_yaml_keeps_a_model_away_it_does_not_fit(qwen3: ModelFolder) -> None:
+    def text(layout: Layout, **fields: Any) -> str:
+        here = Here(devices=[A40], node="box", layout=layout)
+        return fitting.places(spec(qwen3, **fields), qwen3, here)[0].text
+
+    kept = Layout.of_entries({"box/cuda:0": {"bound_to": "heavy"}})
+    assert "keeps it for heavy" in text(kept)
+    assert "MiB free" in text(kept, aliases=("heavy",))
+    assert "the model's `devices:` are cuda:7" in text(Layout(), devices=("cuda:7",))
+    assert "MiB free" in text(Layout(), devices=("box/*",))
 
 
 def doctor(tmp_path: Path, name: str, models: str) -> tuple[int, str]:
