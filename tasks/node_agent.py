@@ -52,7 +52,7 @@ class _Memory:
 
     asked: set[Asked] = field(default_factory=set)
     loaded: set[str] = field(default_factory=set)
-    states: dict[str, ReplicaState] = field(default_factory=dict)
+    states: dict[str, ReplicaState] | None = None
     launched: dict[str, str] = field(default_factory=dict)
     pids: frozenset[int] = frozenset()
     refusals: set[str] = field(default_factory=set)
@@ -179,7 +179,8 @@ class NodeAgent:
         for name, state in states.items():
             if state in _UP and name not in self._memory.loaded:
                 self._memory.loaded.add(name)
-                self._record.loaded(told[name].model, now)
+                # What was up before this agent was counted by the one before, which may have died over it.
+                self._record.loaded(told[name].model, now, counts=self._memory.states is not None)
         changed, self._memory.states = states != self._memory.states, states
         return changed
 

@@ -36,7 +36,7 @@ class Hardware:
             self._engine = self._stack.enter_context(engine())
             # Beside the engine's: a socket's path must be short.
             path = Path(self._engine.socket.removeprefix("unix://"))
-            self.docker_proxy = self._stack.enter_context(UnixProxy(path.with_name("p"), path))
+            self.docker_proxy = self._stack.enter_context(UnixProxy(path.with_name("proxy"), path))
 
     def close(self) -> None:
         self._stack.close()
