@@ -12,6 +12,7 @@ from tasks.dispatch import Dispatcher
 from tasks.errors import ServingError
 from tasks.operations import Operations
 from tasks.settings import Settings
+from tasks.site_metrics import SiteMetrics
 from webapp import admin, auth, health, request_ids
 from webapp.api_keys import KeyRing
 from webapp.gateway import Gateway, Registries
@@ -39,8 +40,9 @@ def create_app(
     auth.install(app, keys)
     for resource in (chat, completions, embeddings, requests, models):
         app.register_blueprint(resource.blueprint(gateway))
-    app.register_blueprint(health.blueprint(gateway))
-    app.register_blueprint(admin.blueprint(gateway, Operations.over(settings.redis_url)))
+    operations = Operations.over(settings.redis_url)
+    app.register_blueprint(health.blueprint(gateway, SiteMetrics(lambda: operations.status(gateway.registry))))
+    app.register_blueprint(admin.blueprint(gateway, operations))
     app.register_error_handler(ServingError, lambda error: _refuse(error, gateway.luck()))
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
