@@ -179,7 +179,7 @@ class NodeAgent:
         for name, state in states.items():
             if state in _UP and name not in self._memory.loaded:
                 self._memory.loaded.add(name)
-                # What was up before this agent was counted by the one before, which may have died over it.
+                # What was up before this agent was counted by the one before.
                 self._record.loaded(told[name].model, now, counts=self._memory.states is not None)
         changed, self._memory.states = states != self._memory.states, states
         return changed

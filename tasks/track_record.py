@@ -44,8 +44,9 @@ class TrackRecord:
     def begun(self, now: float) -> None:
         self._loads.append(now)
 
-    def loaded(self, model: str, now: float) -> None:
-        self._reliability = self._reliability.succeeded(now)
+    def loaded(self, model: str, now: float, *, counts: bool = True) -> None:
+        if counts:
+            self._reliability = self._reliability.succeeded(now)
         self._failures.forget(model)
 
     def not_launched(self, model: str, reason: str, now: float) -> None:
