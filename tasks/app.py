@@ -23,13 +23,19 @@ settings = Settings.from_env()
 app = Celery("celerity")
 app.config_from_object("celeryconfig")
 app.conf.broker_url = settings.broker_url
-if replica_id := os.environ.get("CELERITY_REPLICA_ID"):
-    # Keys of its own, so that what a dead worker held can be told from what live ones hold.
+
+
+def take_keys(replica_id: str) -> None:
+    """Use keys of this replica's own, so that what a dead worker held can be told from what live ones hold."""
     app.conf.broker_transport_options |= {
         "unacked_key": keys.unacked(replica_id),
         "unacked_index_key": keys.unacked_index(replica_id),
         "unacked_mutex_key": keys.unacked_mutex(replica_id),
     }
+
+
+if own_id := os.environ.get("CELERITY_REPLICA_ID"):
+    take_keys(own_id)
 else:
     # Results of the few tasks that have one (`ignore_result=False`). An engine worker has no such task, and
     # without a backend nothing can make it wait for one.

@@ -13,13 +13,15 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from workers.devices import Device
+from workers.launcher import spares
 from workers.launcher.errors import RefusedError
+from workers.launcher.spares import Spare
 from workers.registry import ModelSpec
 
 POOL = "workers.host.pool:EnginePool"
@@ -44,6 +46,8 @@ class Command:
     """The name of its log, without folder or suffix; commands may share one."""
     reads: tuple[str, ...] = ()
     """Files and folders that it reads. A launcher that walls it off shows it these, and nothing else of the machine."""
+    spare: Spare | None = None
+    """What may have been done ahead for it. Then `argv` is `python -m MODULE …`, which may be run in a fork of that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +134,14 @@ class Launcher(Protocol):
 
     def start(self, command: Command, resources: Resources) -> Replica: ...
 
+    def prepare(self, wanted: Collection[Spare]) -> None:
+        """Have these spares, where this launcher has any, and no others. Cheap when nothing changes; does not wait."""
+        ...
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Have `call` called, from any thread, soon after a replica has ended, where that can be noticed."""
+        ...
+
     def list(self) -> tuple[Replica, ...]:
         """Return all replicas of this node that have not been forgotten, oldest first, ended ones too.
 
@@ -145,7 +157,7 @@ class Launcher(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go. What runs goes on running."""
+        """Let go. What runs goes on running; spares end."""
         ...
 
 
@@ -180,18 +192,8 @@ def worker_command(
     It takes `reserved_mib` of each of its devices, `kv_mib` of these for the KV cache; what it needs
     by its own reckoning where one is None.
     """
-    env = dict(settings_env) | {
-        "CELERY_CUSTOM_WORKER_POOL": POOL,
-        "CELERITY_MODEL": spec.id,
-        "CELERITY_REPLICA_ID": replica_id,
-        "CELERITY_DEVICE": device,
-        # The last words of a worker that dies must be in its log.
-        "PYTHONUNBUFFERED": "1",
-        # Celery and vLLM write their titles over the environment that `ps` and launchers read, unless told not to.
-        "SPT_NOENV": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-    }
+    common = _common_env(settings_env)
+    env = common | {"CELERITY_MODEL": spec.id, "CELERITY_REPLICA_ID": replica_id, "CELERITY_DEVICE": device}
     if reserved_mib is not None:
         env["CELERITY_RESERVED_MIB"] = str(reserved_mib)
     if kv_mib is not None:
@@ -200,7 +202,31 @@ def worker_command(
         # The weights are here; without this transformers asks the hub whether there are newer ones.
         env["HF_HUB_OFFLINE"] = "1"
     argv = (*CELERY_WORKER, "-P", "custom", "-Q", f"model.{spec.id}", "-n", f"{replica_id}@%h", *WORKER_FLAGS)
-    return Command(name=replica_id, argv=argv, env=env, log=log or slug(spec.id), reads=_reads(spec, settings_env))
+    return Command(
+        name=replica_id,
+        argv=argv,
+        env=env,
+        log=log or slug(spec.id),
+        reads=_reads(spec, settings_env),
+        spare=Spare.of(spec.engine, common),
+    )
+
+
+def worker_spares(engines: Collection[str], settings_env: Mapping[str, str]) -> tuple[Spare, ...]:
+    """Return what can be done ahead for the workers of `engines`, which are started with the same `settings_env`."""
+    return spares.wanted(engines, _common_env(settings_env))
+
+
+def _common_env(settings_env: Mapping[str, str]) -> dict[str, str]:
+    return dict(settings_env) | {
+        "CELERY_CUSTOM_WORKER_POOL": POOL,
+        # The last words of a worker that dies must be in its log.
+        "PYTHONUNBUFFERED": "1",
+        # Celery and vLLM write their titles over the environment that `ps` and launchers read, unless told not to.
+        "SPT_NOENV": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
 
 
 def _reads(spec: ModelSpec, settings_env: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Starts replicas as processes that outlive whoever started them, and finds them again.
 
-Each leads a session of its own, stands on the roster, and has a log of its own. The
+Each leads a session of its own, stands on the roster, and has a log of its own. It is
+forked of a zygote where one is ready for it, which takes milliseconds, and else executed. The
 memory limit is kept by looking: a replica that takes too much is ended at the next look,
 not refused the page. A burst between two looks gets through, and while no agent runs
 nobody looks. Linux has better, but not for everyone: an address-space limit counts what
@@ -16,33 +17,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import psutil
 
 from workers.devices import environment
 from workers.launcher import group, output
-from workers.launcher.base import EXIT_UNSEEN, Command, Resources, require_safe
+from workers.launcher.base import CELERY_WORKER, EXIT_UNSEEN, Command, Resources, require_safe
+from workers.launcher.ends import Ends
 from workers.launcher.errors import NameTakenError, RefusedError, SupervisorGoneError
 from workers.launcher.guard_process import start_ticks
-from workers.launcher.roster import Record, Roster, family, leader
+from workers.launcher.roster import VARIABLE, Record, Roster, family, leader
 from workers.launcher.site import Site, is_held
+from workers.launcher.spares import Spare
+from workers.launcher.zygote import NoForkError, Zygote, Zygotes
+from workers.launcher.zygote_wire import Order
 
 _HELPER = (sys.executable, "-m", "workers.launcher.guard_process", "replica")
 _MIB = 1024 * 1024
 
 
 class DetachedProcess:
-    """Satisfies `workers.launcher.base.Replica`. `popen` is there only if this very process started it."""
+    """Satisfies `workers.launcher.base.Replica`. `parent` is there only if this very launcher started it."""
 
-    def __init__(self, record: Record, roster: Roster, popen: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, record: Record, roster: Roster, parent: subprocess.Popen[bytes] | Zygote | None = None) -> None:
         self.record = record
         self._roster = roster
-        self._popen = popen
+        self._parent = parent
         self.forgotten = False
         self._code: int | None = None
         self._why: str | None = None
@@ -73,11 +78,12 @@ class DetachedProcess:
 
     @property
     def is_child_to_report(self) -> bool:
-        return self._popen is not None and not self.forgotten
+        return self._parent is not None and not self.forgotten
 
     def exit_code(self) -> int | None:
         if self._code is None:
-            self._code = self._adopted_end() if self._popen is None else self._child_s_end(self._popen)
+            parent = self._parent
+            self._code = self._child_s_end(parent) if isinstance(parent, subprocess.Popen) else self._other_s_end()
         return self._code
 
     def terminate(self) -> None:
@@ -108,7 +114,7 @@ class DetachedProcess:
             ended = os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:  # somebody else in this process has reaped it
             popen.poll()
-            return self._adopted_end()
+            return self._other_s_end()
         if ended is None:
             return None
         # It is still a zombie, so the group's number cannot belong to anybody else yet:
@@ -116,18 +122,18 @@ class DetachedProcess:
         group.finish(popen.pid)
         return popen.wait()
 
-    def _adopted_end(self) -> int | None:
+    def _other_s_end(self) -> int | None:
         if leader(self.record) is not None:
             return None
         if family(self.record):
             group.finish(self.pid)
-        return EXIT_UNSEEN
+        return self._parent.code_of(self.pid) if isinstance(self._parent, Zygote) else EXIT_UNSEEN
 
     def _signal(self, number: signal.Signals) -> None:
         if self.exit_code() is not None:
             return
-        if self._popen is not None:
-            self._popen.send_signal(number)
+        if isinstance(self._parent, subprocess.Popen):
+            self._parent.send_signal(number)
         elif (process := leader(self.record)) is not None:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
@@ -142,6 +148,14 @@ class DetachedLauncher:
         # Whoever starts under a supervisor must not start anything once that has ended.
         self._supervised = is_held(site)
         self._known: dict[str, DetachedProcess] = {}
+        self._zygotes = Zygotes(site.logs.parent)
+        self._ends: Ends | None = None
+
+    def prepare(self, wanted: Collection[Spare]) -> None:
+        self._zygotes.prepare(wanted)
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        self._ends = Ends(call)
 
     def start(self, command: Command, resources: Resources) -> DetachedProcess:
         require_safe(command.name)
@@ -161,17 +175,18 @@ class DetachedLauncher:
             started_at=time.time(),
             ticks=None,
         )
-        popen = self._launch(command, record, environment(resources.devices))
-        begun = replace(record, pid=popen.pid, ticks=start_ticks(popen.pid))
-        process = DetachedProcess(begun, self._roster, popen)
+        pid, parent = self._launch(command, record, environment(resources.devices))
+        process = DetachedProcess(replace(record, pid=pid, ticks=start_ticks(pid)), self._roster, parent)
         self._known[command.name] = process
+        self._watch(process)
         return process
 
     def list(self) -> tuple[DetachedProcess, ...]:
         records = {record.replica: record for record in self._roster.all()}
         for name, record in records.items():
             if name not in self._known:
-                self._known[name] = DetachedProcess(record, self._roster, None)
+                self._known[name] = DetachedProcess(record, self._roster)
+                self._watch(self._known[name])
         # A child of ours may not have put itself on record yet, or have died before it could.
         self._known = {name: it for name, it in self._known.items() if name in records or it.is_child_to_report}
         return tuple(sorted(self._known.values(), key=lambda it: (it.started_at, it.name)))
@@ -186,22 +201,44 @@ class DetachedLauncher:
                 process.kill_because(f"it took {mib:,} MiB of memory and was allowed {limit:,}")
 
     def close(self) -> None:
-        """Nothing here ends with us."""
+        self._zygotes.close()
+        if self._ends is not None:
+            self._ends.close()
 
-    def _launch(self, command: Command, record: Record, devices: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _watch(self, process: DetachedProcess) -> None:
+        if self._ends is not None:
+            self._ends.watch(process.pid)
+
+    def _launch(
+        self, command: Command, record: Record, devices: Mapping[str, str]
+    ) -> tuple[int, subprocess.Popen[bytes] | Zygote]:
         facts = json.dumps({name: getattr(record, name) for name in ("replica", "model", "log", "memory_mib")})
-        supervised = self._site.to_json() if self._supervised else ""
-        argv = [*_HELPER, str(self._roster.path(record.replica)), facts, supervised, *command.argv]
-        env: dict[str, Any] = {**os.environ, **command.env, **devices, "CELERITY_REPLICA_ID": record.replica}
+        order = Order(
+            module=CELERY_WORKER[2],
+            args=command.argv[3:],
+            env={**os.environ, **command.env, **devices, VARIABLE: record.replica},
+            cwd=str(Path.cwd()),
+            record=str(self._roster.path(record.replica)),
+            facts=facts,
+            site=self._site.to_json() if self._supervised else "",
+        )
         try:
             with Path(record.log).open("ab") as log:
-                return subprocess.Popen(  # noqa: S603 - commands are ours, never a client's
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=env,
-                    start_new_session=True,
-                )
+                if (zygote := self._zygotes.ready(command.spare)) is not None:
+                    with suppress(NoForkError):
+                        return zygote.fork(order, log.fileno()), zygote
+                popen = _execute(order, command.argv, log)
         except OSError as error:
             raise RefusedError(f"no process can be started: {error}") from error
+        return popen.pid, popen
+
+
+def _execute(order: Order, argv: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - commands are ours, never a client's
+        [*_HELPER, order.record, order.facts, order.site, *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=dict(order.env),
+        start_new_session=True,
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from workers.launcher.errors import (
     SupervisorGoneError,
 )
 from workers.launcher.site import Site, is_held
+from workers.launcher.spares import Spare
 
 _ANSWER_WITHIN_S = 30
 _DEAF_AT_MOST_S = 2.0
@@ -152,6 +153,12 @@ class DockerLauncher:
             found = self._client().containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
         ours = [Container(it) for it in found if container.REPLICA in it.labels]
         return tuple(sorted(ours, key=lambda it: (it.started_at, it.name)))
+
+    def prepare(self, wanted: Collection[Spare]) -> None:
+        """Nothing: a container begins with a program of its own."""
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Nothing: whoever starts containers looks at them often enough."""
 
     def tend(self) -> None:
         """Nothing: the kernel keeps the limits, and the engine its logs."""

@@ -57,7 +57,12 @@ def run(pipe: int, argv: list[str]) -> None:
 
 
 def replica(record: str, facts: str, site: str, argv: list[str]) -> None:
-    """Write `facts` and who we are to the file `record`. With a `site`, give up when no supervisor holds it."""
+    enlist(record, facts, site)
+    os.execvp(argv[0], argv)  # noqa: S606 - the launcher's own command, no shell
+
+
+def enlist(record: str, facts: str, site: str) -> None:
+    """Write `facts` and who we are to the file `record`. With a `site`, end when no supervisor holds it."""
     known = {"pid": os.getpid(), "started_at": time.time(), "ticks": start_ticks(os.getpid())}
     draft = f"{record}.new"
     with open(draft, "w", encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes as long to import as all the rest
@@ -70,7 +75,6 @@ def replica(record: str, facts: str, site: str, argv: list[str]) -> None:
             os.unlink(record)  # noqa: PTH108
             sys.stderr.write("not started: `celerity up`, to which it would have belonged, has ended\n")
             sys.exit(_NO_SUPERVISOR)
-    os.execvp(argv[0], argv)  # noqa: S606 - the launcher's own command, no shell
 
 
 def start_ticks(pid: int) -> int | None:

@@ -19,7 +19,7 @@ import psutil
 from workers.launcher import group
 from workers.launcher.guard_process import start_ticks
 
-_VARIABLE = "CELERITY_REPLICA_ID"
+VARIABLE = "CELERITY_REPLICA_ID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ def family(record: Record) -> list[psutil.Process]:
 
 def _is(process: psutil.Process, record: Record) -> bool:
     with suppress(psutil.Error, OSError):
-        return process.environ().get(_VARIABLE) == record.replica and os.getsid(process.pid) == record.pid
+        return process.environ().get(VARIABLE) == record.replica and os.getsid(process.pid) == record.pid
     return False
 
 

@@ -1,0 +1,199 @@
+"""A process that has imported what a replica needs, and of which replicas are forked.
+
+It has one thread, no connection and no device, so that a fork of it is as good as a
+process that has just imported the same. It ends when its launcher does, which it hears
+from their socket; what it has forked goes on.
+
+A fork does nothing until its launcher says so, which by then knows its number. So a start
+that comes to nothing anywhere on the way leaves no process that nobody knows of.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from workers.launcher.guard_process import enlist
+from workers.launcher.imprint import Imprint, NoRoomError
+from workers.launcher.roster import VARIABLE
+from workers.launcher.sources import Sources
+from workers.launcher.zygote_wire import Order, receive_order, tell
+
+# What a process holds open that has found a device to work on.
+_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
+
+
+class Zygote:
+    """`serve` returns in the zygote only, and then it is to end."""
+
+    def __init__(self, control: socket.socket, modules: Sequence[str]) -> None:
+        self._control = control
+        # What is imported now takes us for a replica without a name, as it should.
+        self._imprint = Imprint(VARIABLE)
+        _take_title()
+        self._sources = Sources()
+        self._modules = [importlib.import_module(name) for name in modules]
+        self._sources.imported()
+        self._reading, self._writing = os.pipe()
+
+    def serve(self) -> None:
+        if reason := _unfit():
+            sys.stderr.write(f"no spare: {reason}\n")
+            tell(self._control, unfit=reason)
+            return
+        # What a fork does not touch it does not copy, and a collection touches everything that it may collect.
+        gc.collect()
+        gc.freeze()
+        for end in (self._reading, self._writing):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        tell(self._control, ready=True)
+        while True:
+            readable, _, _ = select.select([self._control.fileno(), self._reading], [], [])
+            if self._reading in readable:
+                os.read(self._reading, 4096)
+                self._bury()
+            if self._control.fileno() in readable and not self._follow():
+                return
+
+    def _bury(self) -> None:
+        """Tell how those ended that have. What they have left behind is the launcher's to end."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            tell(self._control, ended=pid, code=os.waitstatus_to_exitcode(status))
+
+    def _follow(self) -> bool:
+        """Do what the launcher orders. Returns False when it has ended, or should get another zygote."""
+        received = receive_order(self._control)
+        if received is None:
+            return False
+        order, log, gate = received
+        if self._sources.have_changed():
+            tell(self._control, stale=True)
+            return False
+        pid = os.fork()
+        if pid == 0:
+            self._become(order, log, gate)
+        os.close(log)
+        os.close(gate)
+        tell(self._control, forked=pid)
+        return True
+
+    def _become(self, order: Order, log: int, gate: int) -> NoReturn:
+        code = 1
+        try:
+            self._let_go(order, log)
+            _wait_for_start(gate)
+            enlist(order.record, order.facts, order.site)
+            for module in self._modules:
+                _forked(module)
+            code = _run(order.module, order.args)
+        except SystemExit as end:
+            code = _exit_code(end)
+        except BaseException:  # noqa: BLE001 - a fork's boundary: beyond it is the zygote's own code
+            traceback.print_exc()
+        # To take the libraries apart that an engine has imported costs the interpreter seconds.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _let_go(self, order: Order, log: int) -> None:
+        """Become what a process would be that was executed with this order's environment."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._control.close()
+        os.close(self._reading)
+        os.close(self._writing)
+        os.setsid()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        os.environ.clear()
+        os.environ.update(order.env)
+        os.chdir(order.cwd)
+        self._imprint.write(order.env[VARIABLE])
+
+
+def _wait_for_start(gate: int) -> None:
+    os.write(gate, b"1")
+    if os.read(gate, 1) != b"1":
+        os._exit(0)  # our launcher has ended, or has given us up
+    os.close(gate)
+
+
+def _forked(module: ModuleType) -> None:
+    if call := getattr(module, "forked", None):
+        call()
+
+
+def _run(module: str, args: Sequence[str]) -> int:
+    sys.argv = [module, *args]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _exit_code(end: SystemExit) -> int:
+    """Return what the interpreter would make of it."""
+    match end.code:
+        case None:
+            return 0
+        case int():
+            return end.code & 0xFF
+        case _:
+            sys.stderr.write(f"{end.code}\n")
+            return 1
+
+
+def _take_title() -> None:
+    """Have the library that Celery and vLLM show titles with look now where they go: a fork would not find it."""
+    with suppress(ImportError):
+        importlib.import_module("setproctitle").setproctitle("celerity: spare")
+
+
+def _unfit() -> str | None:
+    """Return why a fork of this process might not work."""
+    if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
+        return f"what was imported has started {threads - 1} threads"
+    for held in Path("/proc/self/fd").iterdir():
+        if held.exists() and str(held.resolve()).startswith(_DEVICES):
+            return f"what was imported holds {held.resolve()}"
+    return None
+
+
+def main() -> None:
+    number, *modules = sys.argv[1:]
+    # A terminal's Ctrl-C reaches us too; our launcher decides when we end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=int(number))
+    try:
+        Zygote(control, modules).serve()
+    except (ImportError, NoRoomError) as error:
+        sys.stderr.write(f"no spare: {error}\n")
+        tell(control, unfit=str(error))
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
