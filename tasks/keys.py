@@ -34,6 +34,7 @@
 | unacked:{replica}                | hash   | that worker      | reapers         | while it holds messages        |
 | unacked_index:{replica}          | zset   | that worker      | nobody          | while it holds messages        |
 | unacked_mutex:{replica}          | string | that worker      | that worker     | seconds                        |
+| celery-task-meta-{task}          | string | control worker   | whoever called  | result_expires of celeryconfig |
 | _kombu.*                         | kombu  | workers          | workers         | kombu's own                    |
 """
 
