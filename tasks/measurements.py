@@ -24,10 +24,11 @@ from workers.devices import Device, DeviceKind
 from workers.estimate.measured import Measured
 from workers.estimate.measuring import measured
 from workers.estimate.needs import NeedUnknownError, estimate
-from workers.estimate.ways import estimates
+from workers.estimate.ways import estimates, ways
 from workers.inventory import Inventory, in_sessions_of
 from workers.launcher.base import Replica
 from workers.memory import tree_share_mib
+from workers.placement.facts import Need
 from workers.registry import ModelSpec, Registry
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,14 @@ class Measurer:
         self._again_at: dict[str, float | None] = {}
         """Replica → when to look again; None: not any more."""
 
-    def known(self) -> Mapping[str, Mapping[DeviceKind, Measured]]:
-        """Return what was measured anywhere, by model."""
-        return self._store.all()
+    def ways(self, registry: Registry, devices: Sequence[Device]) -> dict[str, tuple[Need, ...]]:
+        """Return how each model could run on `devices`, by what was measured anywhere."""
+        known = self._store.all()
+        found = {
+            id_: ways(spec, registry.folders.get(id_), devices, known.get(id_, {}))
+            for id_, spec in registry.models.items()
+        }
+        return {id_: needs for id_, needs in found.items() if needs}
 
     def cache_mib(
         self, spec: ModelSpec, registry: Registry, devices: Sequence[Device], reserved_mib: int
@@ -88,7 +94,7 @@ class Measurer:
         if spec.engine != "vllm" or {device.kind for device in devices} != {DeviceKind.CPU}:
             return None
         wanted = replace(spec, memory_mib=reserved_mib)
-        seen = self.known().get(spec.id, {}).get(DeviceKind.CPU)
+        seen = self._store.all().get(spec.id, {}).get(DeviceKind.CPU)
         try:
             return estimate(wanted, registry.folders.get(spec.id), DeviceKind.CPU, measured=seen).kv_mib
         except NeedUnknownError:

@@ -27,9 +27,9 @@ from tasks.reaper import Reaper
 from tasks.replicas import ReplicaFacts, ReplicaState, ReplicaStore
 from tasks.settings import Settings
 from tasks.track_record import TrackRecord
+from tasks.weights_ahead import WeightsAhead
 from workers.devices import Device, DeviceKind
 from workers.engine.load_errors import LoadError, explain
-from workers.estimate.ways import ways
 from workers.inventory import Inventory, in_sessions_of
 from workers.launcher.base import Launcher, Replica, Resources, worker_command
 from workers.launcher.errors import LauncherDownError, LaunchError
@@ -76,6 +76,7 @@ class NodeAgent:
         self._record = TrackRecord(client, settings.node_id)
         self._reaper = Reaper(client)
         self._measurer = Measurer(client, self._inventory)
+        self._ahead = WeightsAhead(client)
         self._memory = _Memory()
         self._devices: tuple[Device, ...] = ()
         self._as_known: dict[str, Device] = {}
@@ -95,6 +96,7 @@ class NodeAgent:
             self._woken.wait(TURN_S)
             self._woken.clear()
         self._inventory.close()
+        self._ahead.close()
 
     def wake(self) -> None:
         """There are new orders, or a replica has ended. From any thread."""
@@ -286,17 +288,16 @@ class NodeAgent:
         )
         self._nodes.beat(facts)
         self._memory.beaten_at = time.monotonic()
+        states = self._memory.states or {}
+        up = {model for name, model in facts.launched.items() if states.get(name) in _UP}
+        orders = self._orders.of(facts.id)
+        self._ahead.follow(self._registry.current(), orders, up, free_mib=facts.ram_free_mib or 0)
 
     def _ways(self) -> dict[str, tuple[Need, ...]]:
         """Return how each model could run here, also while a device's driver says nothing."""
         self._as_known |= {device.id: device for device in self._devices if not device.unknown}
         devices = [self._as_known.get(device.id, device) for device in self._devices]
-        registry, known = self._registry.current(), self._measurer.known()
-        found = {
-            id_: ways(spec, registry.folders.get(id_), devices, known.get(id_, {}))
-            for id_, spec in registry.models.items()
-        }
-        return {id_: needs for id_, needs in found.items() if needs}
+        return self._measurer.ways(self._registry.current(), devices)
 
 
 def _how(code: int | None) -> str:
