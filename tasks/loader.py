@@ -16,6 +16,7 @@ import redis
 
 from tasks import cluster_facts, keys
 from tasks.demands import DemandStore, Memory, demand
+from tasks.failpoints import failpoint
 from tasks.leadership import Leadership
 from tasks.load_failures import LoadFailureStore
 from tasks.measurements import MeasurementStore
@@ -96,6 +97,7 @@ class Loader:
             log.warning("overtaken by another loader", extra={"event": "loader_overtaken", "epoch": epoch})
             return Turn(led=False)
         self._outlooks.write(decided.explanations)
+        failpoint("loader_told", when=bool(decided.actions))
         self._demands.remember(_scaled(memories, decided.actions, orders, now))
         self._settle(wishes, facts)
         self._client.set(keys.LOADER_RAN, str(now), ex=keys.LOADER_RAN_TTL_S)
@@ -133,13 +135,16 @@ class Loader:
                     pass
                 case _:
                     assert_never(action)
+        failpoint("loader_decided", when=bool(new))
         if not self._orders.write(new, epoch=epoch):
             return False
+        failpoint("loader_ordered", when=bool(new))
         for action in actions:
             if isinstance(action, MarkFailed):
                 self._failures.give_up(action.model)
         for node in sorted({order.node for order in new}):
             wake_node(self._client, node)
+        failpoint("loader_woke", when=bool(new))
         for order in new:
             log.info("ordered", extra={"event": f"order_{order.told.value}", "why": order.why, **_extra(order)})
         return True

@@ -18,6 +18,7 @@ import redis
 
 from tasks.adoption import adopted
 from tasks.agenda import Adopt, Asked, Bury, Kill, Launch, Running, Step, Tell, Terminate, Void, agenda
+from tasks.failpoints import failpoint
 from tasks.measurements import Measurer
 from tasks.moves import Move, tell
 from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore, redis_time
@@ -205,6 +206,7 @@ class NodeAgent:
                 self._launch(order, now)
             case Terminate(replica):
                 replicas[replica].terminate()
+                failpoint("agent_terminated")
                 self._memory.asked.add((replica, None))
             case Tell(order):
                 tell(self._client, order.replica, Move(order.told, order.told_at))
@@ -242,6 +244,7 @@ class NodeAgent:
             self._record.not_launched(order.model, f"it could not be launched ({error.code})", now)
             self._orders.remove(order.replica)
         else:
+            failpoint("agent_launched")
             self._record.begun(now)
             log.info("launched", extra={"event": "replica_launched", "replica": order.replica, "model": spec.id})
 
@@ -251,8 +254,11 @@ class NodeAgent:
             why = self._why(replica, now)
             extra = {"event": "replica_died", "replica": name, "last_words": replica.tail(_LAST_WORDS)}
             log.error("replica died: %s", why, extra=extra)
+        failpoint("agent_counted")
         self._reaper.bury(name)
+        failpoint("agent_reaped")
         self._orders.remove(name)
+        failpoint("agent_struck")
         replica.forget()
         self._memory.asked = {one for one in self._memory.asked if one[0] != name}
         self._memory.loaded.discard(name)

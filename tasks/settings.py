@@ -122,7 +122,9 @@ _COLD_STARTS = ("wait", "defer")
 
 # Variables of ours that are not settings: they tell a process which role it plays, or a
 # client whom to talk to.
-_OTHERS = frozenset({"replica_id", "model", "device", "reserved_mib", "kv_mib", "url", "api_key", "insecure"})
+_OTHERS = frozenset(
+    {"replica_id", "model", "device", "reserved_mib", "kv_mib", "url", "api_key", "insecure", "failpoint"}
+)
 
 
 def embedded_redis_url(state_dir: Path) -> str:
