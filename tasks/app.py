@@ -26,22 +26,24 @@ app.conf.broker_url = settings.broker_url
 
 
 def take_keys(replica_id: str) -> None:
-    """Use keys of this replica's own, so that what a dead worker held can be told from what live ones hold."""
+    """Use keys of this replica's own, so that what a dead worker held can be told from what live ones hold.
+
+    It needs no result backend: no task of an engine worker has a result, and without one nothing can wait for it.
+    """
     app.conf.broker_transport_options |= {
         "unacked_key": keys.unacked(replica_id),
         "unacked_index_key": keys.unacked_index(replica_id),
         "unacked_mutex_key": keys.unacked_mutex(replica_id),
     }
+    app.conf.result_backend = None
 
 
+# For the few tasks that have a result (`ignore_result=False`).
+app.conf.result_backend = settings.broker_url
+if settings.redis_url.startswith("rediss:") and "ssl_cert_reqs" not in settings.redis_url:
+    app.conf.redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 if own_id := os.environ.get("CELERITY_REPLICA_ID"):
     take_keys(own_id)
-else:
-    # Results of the few tasks that have one (`ignore_result=False`). An engine worker has no such task, and
-    # without a backend nothing can make it wait for one.
-    app.conf.result_backend = settings.broker_url
-    if settings.redis_url.startswith("rediss:") and "ssl_cert_reqs" not in settings.redis_url:
-        app.conf.redis_backend_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
 app.conf.engine_drain_s = settings.drain_timeout_s
 app.steps["consumer"].update(GUARDS)
 

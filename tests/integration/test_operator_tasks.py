@@ -125,3 +125,23 @@ def _result_commands(client: redis.Redis) -> dict[str, int]:
     """Count what a result backend does for each task that has a result, and nothing else of ours does."""
     stats: Any = client.info("commandstats")
     return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("subscribe", "setex")}
+
+
+@pytest.mark.parametrize(
+    ("url", "replica", "backend"),
+    [
+        ("unix:///x/redis.sock", None, "RedisBackend"),
+        ("redis://127.0.0.1:1/2", None, "RedisBackend"),
+        ("rediss://127.0.0.1:1", None, "RedisBackend"),
+        ("unix:///x/redis.sock", "m-1", "DisabledBackend"),
+    ],
+)
+def test_only_who_runs_such_tasks_has_a_result_backend(url: str, replica: str | None, backend: str) -> None:
+    code = "from tasks.app import app; app.loader.import_default_modules(); app.finalize(); "
+    code += "print(type(app.tasks['tasks.loader.load'].backend).__name__)"
+    env = {**os.environ, "CELERITY_REDIS_URL": url}
+    env |= {"CELERITY_REPLICA_ID": replica} if replica else {}
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, env=env, check=True
+    )
+    assert said.stdout.strip() == backend
