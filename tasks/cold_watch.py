@@ -48,8 +48,8 @@ class ColdWatch:
         outlooks = self._outlooks.of_all(sorted({it.call.model for it in cold}))
         left = [it for it in cold if not self._diverted(it, outlooks.get(it.call.model))]
         self._refuse(left, outlooks)
-        if self._loader_is_late():
-            # Whether beat is gone or the loader: at least this request is looked at as soon as there is one.
+        # Whether it has not seen the request yet, or beat is gone: it is to look as soon as it can.
+        if any(it.call.model not in outlooks for it in cold) or self._loader_is_late():
             nudge(self._client)
 
     def _diverted(self, it: Followed, explanation: Explanation | None) -> bool:

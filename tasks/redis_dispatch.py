@@ -27,7 +27,7 @@ from tasks.gateway_watch import GatewayWatch
 from tasks.messages import Call
 from tasks.outlooks import OutlookStore
 from tasks.ready_models import ReadyModels
-from tasks.request_store import Admission, Full, Hindered, Queued, RequestStore, Reused, Same, Slow
+from tasks.request_store import Admission, Full, Hindered, Queued, Readiness, RequestStore, Reused, Same, Slow
 from tasks.settings import Settings
 from tasks.stream_answer import StreamAnswer
 from tasks.stream_reader import StreamReader
@@ -88,9 +88,10 @@ class RedisDispatcher:
     def _submit(self, call: Call, max_depth: int, once: Once | None, terms: Terms) -> Answer:
         warm = call.model in self._ready
         obstacle = None if warm else _tried_twice(lambda: self._threshold.obstacle(call.model, terms))
+        readiness = Readiness.WARM if warm else Readiness.HINDERED if obstacle else Readiness.COLD
         followed = Followed(inbox=self._reader.follow(call.id), call=call, again=True, terms=terms)
         try:
-            admission = self._admit(call, max_depth, once, hindered=obstacle is not None)
+            admission = self._admit(call, max_depth, once, readiness)
         except BaseException:
             self._reader.forget(followed.inbox)
             if not call.keep_s:
@@ -176,13 +177,13 @@ class RedisDispatcher:
     def _readmit(self, call: Call) -> None:
         self._store.admit(call, gateway_id=self.gateway_id, max_depth=_ACCEPTED)
 
-    def _admit(self, call: Call, max_depth: int, once: Once | None, *, hindered: bool) -> Admission:
-        # Admitting twice is harmless.
-        return _tried_twice(
-            lambda: self._store.admit(
-                call, gateway_id=self.gateway_id, max_depth=max_depth, once=once, hindered=hindered
+    def _admit(self, call: Call, max_depth: int, once: Once | None, readiness: Readiness) -> Admission:
+        def admit() -> Admission:
+            return self._store.admit(
+                call, gateway_id=self.gateway_id, max_depth=max_depth, once=once, readiness=readiness
             )
-        )
+
+        return _tried_twice(admit)  # admitting twice is harmless
 
 
 def _tried_twice(command: Callable[[], _T]) -> _T:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, cast
 
 import redis
@@ -53,6 +54,16 @@ class Slow:
 @dataclass(frozen=True, slots=True)
 class Hindered:
     """The call was not queued, as it was not to be, and repeats none that was."""
+
+
+class Readiness(StrEnum):
+    """How a call finds its model. The words are the script's."""
+
+    WARM = ""
+    COLD = "cold"
+    """Nobody serves the queue, so that its pace of before says nothing."""
+    HINDERED = "hindered"
+    """The call is not to be queued; what it repeats is still found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +119,15 @@ class RequestStore:
         self._divert = client.register_script(script("divert"))
 
     def admit(
-        self, call: Call, *, gateway_id: str, max_depth: int, once: Once | None = None, hindered: bool = False
+        self,
+        call: Call,
+        *,
+        gateway_id: str,
+        max_depth: int,
+        once: Once | None = None,
+        readiness: Readiness = Readiness.WARM,
     ) -> Admission:
-        """Record and queue the call, unless `max_depth` wait already or `once` says that it was queued before.
-
-        A `hindered` call is not queued in any case.
-        """
+        """Record and queue the call, unless `max_depth` wait already or `once` says that it was queued before."""
         fields = [part for pair in encode_call(call).items() for part in pair]
         record = keys.request(call.id)
         reply: list[Any] = self._admit(
@@ -134,7 +148,7 @@ class RequestStore:
                 once.ttl_s if once else keys.ONCE_TTL_S,
                 keys.request(""),
                 call.id,
-                "1" if hindered else "",
+                readiness.value,
                 *fields,
             ],
         )

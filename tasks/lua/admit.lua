@@ -6,7 +6,8 @@
 -- ARGV  1 longest allowed list (-1: it was accepted before, whatever waits)   2 seconds the record lives   3 the Celery message
 --       4 milliseconds it may wait for a worker   5 seconds the wake stream lives
 --       6 digest of the idempotent request ("": it has no key)   7 seconds the key stands
---       8 key prefix of request records   9 request id   10 '1': it is not to be queued, whatever it repeats is still found
+--       8 key prefix of request records   9 request id   10 'hindered': it is not to be queued (what it repeats is
+--       still found); 'cold': nobody serves the list, so its pace means nothing; else ''
 --       11.. field, value, field, value … of the record
 -- Returns {'queued'}, {'full', calls that wait already}, {'slow', calls that wait already}, {'hindered'}, {'same', id of the earlier call} or {'reused'}.
 --
@@ -26,7 +27,7 @@ if ARGV[6] ~= '' then
     end
 end
 local accepted = ARGV[1] == '-1'
-if ARGV[10] == '1' then
+if ARGV[10] == 'hindered' then
     return {'hindered'}
 end
 local waiting = redis.call('LLEN', KEYS[2])
@@ -39,7 +40,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Four fifths, since the pace is an estimate; and only once it has been watched for a while.
 local pace = redis.call('HMGET', KEYS[5], 'since_ms', 'claims')
 local watched_ms = pace[1] and now_ms - tonumber(pace[1]) or 0
-if not accepted and watched_ms >= 5000 and waiting > 0 then
+if not accepted and ARGV[10] ~= 'cold' and watched_ms >= 5000 and waiting > 0 then
     local wait_ms = (waiting + 1) * watched_ms / (tonumber(pace[2]) + 1)
     if wait_ms > 0.8 * tonumber(ARGV[4]) then
         return {'slow', waiting}

@@ -19,7 +19,7 @@ from tasks.messages import Call, Delta, Done, Endpoint, Failed, encode_event
 from tasks.outlet import Loss, Outlet
 from tasks.pulse import Pulse
 from tasks.reaper import Reaper
-from tasks.request_store import Full, Hindered, Queued, RequestStore, Reused, Same, Slow, list_of
+from tasks.request_store import Full, Hindered, Queued, Readiness, RequestStore, Reused, Same, Slow, list_of
 from tasks.requeue import Cause, Fate
 from tasks.streams import StreamWriter
 from tests.stack import RedisServer
@@ -180,7 +180,9 @@ def test_a_hindered_call_leaves_nothing_but_still_repeats_an_earlier_one(
     once = Once(key="k", digest="abc", ttl_s=60)
 
     def hindered(id_: str) -> object:
-        return store.admit(call(id_, caller="me"), gateway_id="g", max_depth=10, once=once, hindered=True)
+        return store.admit(
+            call(id_, caller="me"), gateway_id="g", max_depth=10, once=once, readiness=Readiness.HINDERED
+        )
 
     assert hindered("a") == Hindered()
     assert client.keys() == []
@@ -358,6 +360,8 @@ def test_a_call_that_would_wait_too_long_is_refused(client: redis.Redis, store: 
     client.hset(pace, "since_ms", since_ms - 20_000)  # four in twenty seconds: the tenth waits fifty
     assert admit(store, call("late"), max_depth=99) == Slow(9)
     assert admit(store, call("patient", queue_wait_s=100.0), max_depth=99) == Queued()
+    cold = store.admit(call("cold"), gateway_id="g", max_depth=99, readiness=Readiness.COLD)
+    assert cold == Queued(), "nobody serves the queue now, whoever did before"
     client.ltrim(LIST, -1, -1)
     one.claimed("r4")
     assert client.exists(pace) == 0, "an empty queue has no pace"
