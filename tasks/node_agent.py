@@ -83,6 +83,7 @@ class NodeAgent:
         self._as_known: dict[str, Device] = {}
         self._woken = threading.Event()
         self._stopping = False
+        launcher.on_end(self.wake)
 
     def run(self) -> None:
         """Work until `stop`. What was launched goes on running."""
