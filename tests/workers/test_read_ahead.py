@@ -56,12 +56,17 @@ def resident(path: Path) -> float:
 def cold(path: Path) -> Path:
     """Write a file and have the kernel forget its content."""
     path.write_bytes(os.urandom(SIZE))
+    forget(path)
+    return path
+
+
+def forget(path: Path) -> None:
+    """Have the kernel drop what it holds of a file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if resident(path) > 0.1:
         pytest.skip("the temporary folder is no disk: what is there is in memory")
-    return path
 
 
 @pytest.fixture
