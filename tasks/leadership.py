@@ -13,8 +13,8 @@ from tasks.scripts import script
 
 _T = TypeVar("_T")
 
-# A tick takes some ten milliseconds; whoever takes so long is taken for dead.
-LEADS_S = 15.0
+# A tick takes some ten milliseconds; whoever takes so long is taken for dead. If it was only slow, its epoch stops it.
+LEADS_S = 5.0
 
 
 class Leadership:

@@ -143,7 +143,7 @@ def test_where_others_have_loaded_it_the_machine_is_to_blame(site: LoaderSite, m
 
 
 def facts_time(site: LoaderSite) -> float:
-    seconds, _ = site.client.time()  # type: ignore[misc]
+    seconds, _ = site.client.time()
     return float(seconds)
 
 
