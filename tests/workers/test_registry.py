@@ -216,7 +216,7 @@ def test_the_file_in_the_repository_serves_the_demo_model() -> None:
 def examples(tmp_path: Path, models_dir: Path | None = None) -> Registry:
     """Load the repository's file with all that is commented out, and without the alias that is used twice then."""
     lines = (ROOT / "models.yaml").read_text().replace("    aliases: [light]   ", "    aliases: []   ").splitlines()
-    uncommented = [line[1:] if line.startswith(("#  ", "#aliases")) else line for line in lines]
+    uncommented = [line[1:] if line.startswith(("#  ", "#aliases", "#devices")) else line for line in lines]
     return load(tmp_path, "\n".join(uncommented), models_dir)
 
 
