@@ -65,15 +65,16 @@ class _Lines:
 
     def __init__(self, model: str) -> None:
         self._model = model
-        self._told: tuple[str, int] | None = None
+        self._told: tuple[object, ...] = ()
         self._told_at = 0.0
 
     def show(self, look: Look, elapsed_s: float) -> None:
-        done = look.entry["progress_percent"] if look.seen else None
-        text = doing(look)
-        late = loader_is_late(look.loader["last_run_age_s"]) is not None
-        news = ("late" if late else text, (done or 0) // _STEP_PERCENT)
+        entry, late = look.entry, loader_is_late(look.loader["last_run_age_s"]) is not None
+        done = entry["progress_percent"] if look.seen else None
+        failed = entry["failures"]["count"] if entry["failures"] else 0
+        # Not the words, which count the seconds.
+        news = (late, look.seen, entry["state"], entry["outlook"], failed, (done or 0) // _STEP_PERCENT)
         if news == self._told and elapsed_s - self._told_at < _REPEAT_S:
             return
         self._told, self._told_at = news, elapsed_s
-        click.echo(f"{self._model}: {text}{'' if done is None else f', {done} %'} ({elapsed_s:.0f} s)", err=True)
+        click.echo(f"{self._model}: {doing(look)}{'' if done is None else f', {done} %'} ({elapsed_s:.0f} s)", err=True)

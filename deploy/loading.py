@@ -29,6 +29,8 @@ _INTERRUPTED = 130
 
 _HOPELESS = {Outlook.FAILED, Outlook.CANNOT_RUN, Outlook.NO_CAPACITY, Outlook.SWITCHED_OFF}
 
+_STANDS = ". The order stands: it is loaded once there is room; `celerity unload` takes the order back"
+
 
 @dataclass(frozen=True, slots=True)
 class End:
@@ -85,11 +87,12 @@ def load_end(look: Look) -> End | None:
         return None
     failures = entry["failures"]
     if entry["outlook"] in _HOPELESS:
-        return End(False, f"is not loaded: {entry['reason']}")
+        stands = _STANDS if entry["outlook"] == Outlook.NO_CAPACITY else ""
+        return End(False, f"{entry['reason']}{stands}")
     if failures is not None and failures["given_up"] and not entry["replicas"]:
-        return End(False, f"could not be loaded: {failures['reason']}")
+        return End(False, str(failures["reason"]))
     if entry["wish"] != "load" and entry["state"] not in ("loading", "sleeping") and entry["outlook"] is None:
-        return End(False, "is not loaded: the order was taken back, or carried out and undone; see `celerity status`")
+        return End(False, "the order was taken back, or carried out and undone; see `celerity status`")
     return None
 
 
@@ -98,7 +101,7 @@ def unload_end(look: Look) -> End | None:
     if not look.entry["replicas"]:
         return End(True, "is unloaded")
     if look.seen and look.entry["wish"] != "unload":
-        return End(False, "stays: there are requests for it, or somebody has ordered it loaded")
+        return End(False, "it stays: there are requests for it, or somebody has ordered it loaded")
     return None
 
 
@@ -116,7 +119,7 @@ def _watch(operations: Operations, registry: Registry, ordered: Ordered, judge: 
         click.echo("\nNo longer watching; the order stands. `celerity status` says how far it is.", err=True)
         raise SystemExit(_INTERRUPTED) from None
     if not end.well:
-        raise CommandError(f"{ordered.model} {end.text}")
+        raise CommandError(f"{ordered.model}: {end.text}")
     click.echo(f"{ordered.model} {end.text} ({time.monotonic() - began:.1f} s)")
 
 

@@ -12,7 +12,7 @@ import redis
 from click.testing import CliRunner, Result
 
 from deploy.cli import main
-from deploy.load_display import doing
+from deploy.load_display import display, doing
 from deploy.loading import load_end, unload_end
 from tasks import keys
 from tasks.connections import command_client
@@ -111,6 +111,34 @@ def test_how_an_unload_came_out(seen: bool, entry: dict[str, Any], well: bool | 
 )
 def test_what_happens_is_said_in_a_few_words(found: Look, expected: str) -> None:
     assert expected in doing(found)
+
+
+def test_without_a_terminal_a_line_is_told_when_something_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = {"count": 1, "given_up": False, "reason": "x"}
+    looks = [
+        (look(False), 0.0),
+        (look(state="loading", outlook="loading", reason="it loads", progress_percent=1), 1.0),
+        (look(state="loading", outlook="loading", reason="it loads", progress_percent=20), 2.0),
+        (look(state="loading", outlook="loading", reason="it loads", progress_percent=30), 3.0),
+        (look(outlook="backing_off", reason="x; the next try is in 5 s", failures=failures), 4.0),
+        (look(outlook="backing_off", reason="x; the next try is in 4 s", failures=failures), 5.0),
+        (look(outlook="backing_off", reason="x; the next try is in 1 s", failures=failures | {"count": 2}), 6.0),
+        (look(outlook="backing_off", reason="x; the next try is in 0 s", failures=failures | {"count": 2}), 21.0),
+        (look(loader={"last_run_age_s": 11.0}), 22.0),
+        (look(loader={"last_run_age_s": 12.0}), 23.0),
+    ]
+    with display("m") as show:
+        for one, elapsed_s in looks:
+            show(one, elapsed_s)
+    assert capsys.readouterr().err.splitlines() == [
+        "m: waiting for the loader (0 s)",
+        "m: it loads, 1 % (1 s)",
+        "m: it loads, 30 % (3 s)",
+        "m: x; the next try is in 5 s (4 s)",
+        "m: x; the next try is in 1 s (6 s)",
+        "m: x; the next try is in 0 s (21 s)",
+        "m: the loader has not run for 11 s; do beat and the control worker run? (22 s)",
+    ]
 
 
 class Site:
@@ -229,8 +257,8 @@ def test_a_pinned_model_stays_away_until_it_is_loaded(
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("huge", "huge is not loaded: it needs 9000 MiB"),
-        ("a", "a is not loaded: no device can be freed for it now"),
+        ("huge", "huge: it needs 9000 MiB"),
+        ("a", "a: no device can be freed for it now"),
         ("nobody", "there is no model or alias 'nobody'"),
     ],
 )
@@ -242,6 +270,7 @@ def test_what_cannot_be_loaded_says_why(
     refused = run(server, models, "load", model)
     assert refused.exit_code == 1
     assert expected in refused.stderr
+    assert ("The order stands" in refused.stderr) is (model == "a")
 
 
 @pytest.mark.integration
