@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
+import vllm.v1.engine.utils
 from pydantic import TypeAdapter
 from starlette.datastructures import State
 from starlette.requests import Request
@@ -27,7 +28,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from workers.devices import DeviceKind
-from workers.engine import vllm_args
+from workers.engine import seed, vllm_args
 from workers.registry import ModelSpec
 
 _HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
@@ -81,6 +82,9 @@ def load(args: Any) -> Any:
     """Start the engine's processes; returns when the model is loaded."""
     engine_args = AsyncEngineArgs.from_cli_args(args)
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    if (forked := seed.multiprocessing_context()) is not None:
+        # vLLM has a choice of fork, which is not safe here, and spawn, which imports everything again.
+        vllm.v1.engine.utils.get_mp_context = lambda: forked
     return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
 
 

@@ -32,8 +32,8 @@ from workers.launcher.roster import VARIABLE
 from workers.launcher.sources import Sources
 from workers.launcher.zygote_wire import Order, receive_order, tell
 
-# What a process holds open that has found a device to work on.
-_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
+# What CUDA and ROCm hold open once they are initialised. NVML, which may be, does without.
+_DEVICES = ("/dev/nvidia-uvm", "/dev/kfd")
 
 
 class Zygote:
@@ -45,7 +45,10 @@ class Zygote:
         self._imprint = Imprint(VARIABLE)
         _take_title()
         self._sources = Sources()
+        before = dict(os.environ)
         self._modules = [importlib.import_module(name) for name in modules]
+        # Some libraries set variables for others.
+        self._env = {name: value for name, value in os.environ.items() if before.get(name) != value}
         self._sources.imported()
         self._reading, self._writing = os.pipe()
 
@@ -130,7 +133,7 @@ class Zygote:
         os.dup2(log, 2)
         os.close(log)
         os.environ.clear()
-        os.environ.update(order.env)
+        os.environ.update({**order.env, **self._env})
         os.chdir(order.cwd)
         self._imprint.write(order.env[VARIABLE])
 
