@@ -10,11 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import redis
 
-from tasks import keys
 from tasks.cold_start import refusal
 from tasks.followed import Followed
 from tasks.messages import Failed
@@ -25,9 +23,6 @@ from tasks.request_store import RequestStore
 from workers.placement.actions import Explanation
 
 log = logging.getLogger(__name__)
-
-# Beat has the loader look every two seconds. It is late when it has not looked for so long.
-_LOADER_LATE_S = 5.0
 
 
 class ColdWatch:
@@ -45,11 +40,11 @@ class ColdWatch:
         cold = [it for it in followed if it.waits and it.call.model not in self._ready]
         if not cold:
             return
-        outlooks = self._outlooks.of_all(sorted({it.call.model for it in cold}))
+        outlooks = self._outlooks.latest(sorted({it.call.model for it in cold}))
         left = [it for it in cold if not self._diverted(it, outlooks.get(it.call.model))]
         self._refuse(left, outlooks)
-        # Whether it has not seen the request yet, or beat is gone: it is to look as soon as it can.
-        if any(it.call.model not in outlooks for it in cold) or self._loader_is_late():
+        if any(it.call.model not in outlooks for it in cold):
+            # It has not seen the request yet, or beat is gone: it is to look as soon as it can.
             nudge(self._client)
 
     def _diverted(self, it: Followed, explanation: Explanation | None) -> bool:
@@ -75,11 +70,3 @@ class ColdWatch:
             if it.call.id in untaken:
                 error = errors[it.call.id]
                 it.inbox.fail(Failed(error.code, error.message, retry_after_s=error.retry_after_s))
-
-    def _loader_is_late(self) -> bool:
-        pipe = self._client.pipeline(transaction=False)
-        pipe.time()
-        pipe.get(keys.LOADER_RAN)
-        found: list[Any] = pipe.execute()
-        (seconds, _), ran_at = found
-        return ran_at is None or seconds - float(ran_at) > _LOADER_LATE_S

@@ -18,7 +18,7 @@
 | celerity:orders                  | hash   | loader, agents   | agents, loader  | for ever (one; ended ones go)  |
 | celerity:loader:lock             | string | loader           | loaders         | LEADS_S of tasks.leadership    |
 | celerity:loader:epoch            | string | loader           | loaders         | for ever (one number)          |
-| celerity:loader:ran              | string | loader           | status, gateway | LOADER_RAN_TTL_S               |
+| celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
 | celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
 | celerity:loader:again            | string | loaders          | loader          | LEADS_S of tasks.leadership    |
 | celerity:loadfailures            | hash   | agents, loader   | loader          | LOADER_MEMORY_TTL_S            |

@@ -12,6 +12,9 @@ import redis
 from tasks import keys
 from workers.placement.actions import Explanation, Outlook
 
+# The loader looks every two seconds, and whenever somebody asks it to.
+LATEST_S = 5
+
 
 class OutlookStore:
     """Blocking; raises redis.RedisError. What no tick has said again lapses."""
@@ -38,6 +41,20 @@ class OutlookStore:
     def forget(self, model: str) -> None:
         """What was said of it no longer holds; the next tick says anew."""
         self._client.delete(keys.outlook(model))
+
+    def latest(self, models: Sequence[str]) -> dict[str, Explanation]:
+        """Return what one of the latest ticks said of `models`: what is older may be so no more."""
+        pipe = self._client.pipeline(transaction=False)
+        for model in models:
+            pipe.get(keys.outlook(model))
+            pipe.pttl(keys.outlook(model))
+        found: list[Any] = pipe.execute() if models else []
+        oldest_ms = (keys.OUTLOOK_TTL_S - LATEST_S) * 1000
+        return {
+            model: _decode(text)
+            for model, text, left_ms in zip(models, found[::2], found[1::2], strict=True)
+            if text and left_ms > oldest_ms
+        }
 
 
 def _decode(text: bytes) -> Explanation:

@@ -28,7 +28,7 @@ class Threshold:
 
     def obstacle(self, model: str, terms: Terms) -> ServingError | Deferred | None:
         """Return why a call for a model that is not ready is not to be queued; None when it is."""
-        explanation = self._outlooks.of(model)
+        explanation = self._outlooks.latest([model]).get(model)
         error = cold_start.refusal(explanation, terms)
         if error is None and terms.patience is not Patience.DEFER:
             return None

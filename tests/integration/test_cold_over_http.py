@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 
 from tasks import keys
-from tasks.nodes import redis_time
 from tasks.outlooks import OutlookStore
 from tasks.queues import LOADER_QUEUE
 from tests.integration.conftest import MODELS
@@ -55,7 +54,6 @@ def names(gateway: GatewayProcess) -> list[str]:
 
 def says(running: Stack, model: str, explanation: Explanation) -> None:
     client = running.client()
-    client.set(keys.LOADER_RAN, str(redis_time(client)), ex=60)
     OutlookStore(client).write({model: explanation})
     client.close()
 

@@ -17,18 +17,22 @@ import redis
 from tasks import keys
 from tasks.claim_store import Claim, ClaimStore, Refusal
 from tasks.cold_start import NO_TERMS, Deferred, Patience, Terms
+from tasks.cold_watch import ColdWatch
 from tasks.connections import async_client
 from tasks.demands import DemandStore, Memory, demand
 from tasks.dispatch import Answer, Once
 from tasks.errors import ModelLoadFailedError, PoolExhaustedError, ServingError
-from tasks.messages import Call, Endpoint
+from tasks.followed import Followed
+from tasks.inbox import Inbox
+from tasks.messages import Call, Endpoint, Started
 from tasks.nodes import redis_time
-from tasks.outlooks import OutlookStore
+from tasks.outlooks import LATEST_S, OutlookStore
 from tasks.pulse import Pulse
 from tasks.queues import LOADER_QUEUE, Priority
+from tasks.ready_models import ReadyModels
 from tasks.redis_dispatch import RedisDispatcher
 from tasks.replicas import ReplicaRecord, ReplicaState
-from tasks.request_store import message_of
+from tasks.request_store import RequestStore, message_of
 from tasks.settings import Settings
 from tests.stack import RedisServer
 from tests.tasks.test_replicas import FACTS
@@ -68,7 +72,6 @@ class Site:
         wait_until(lambda: self.dispatcher.ready(model) is ready, f"{model} to be seen")
 
     def says(self, model: str, explanation: Explanation) -> None:
-        self.client.set(keys.LOADER_RAN, str(redis_time(self.client)))
         self._outlooks.write({model: explanation})
 
     def submit(self, made: Call | None = None, terms: Terms = NO_TERMS, once: Once | None = None) -> Answer:
@@ -149,7 +152,7 @@ def test_where_waiting_is_in_vain_nothing_is_queued_until_the_loader_says_so_no_
         site.submit()
     assert caught.value.retry_after_s == retry_after_s
     assert (site.waiting(), site.nudges) == (0, 0)
-    site.client.delete(keys.outlook("new"))  # it lapses
+    site.client.expire(keys.outlook("new"), keys.OUTLOOK_TTL_S - LATEST_S)
     site.submit().close()
     assert site.nudges == 1, "the next one has the loader look again"
 
@@ -317,9 +320,20 @@ def test_a_kept_request_tells_its_place(site: Site) -> None:
     assert site.dispatcher.find("kept", "").position is None
 
 
-def test_the_loader_is_asked_again_when_it_has_not_looked_for_long(site: Site) -> None:
-    answer = site.submit()
-    assert site.client.rpop(LOADER_QUEUE)
-    wait_until(lambda: site.nudges, "the next nudge")
-    site.client.set(keys.LOADER_RAN, str(redis_time(site.client)))
-    answer.close()
+def test_the_loader_is_asked_until_it_has_said_something_lately(site: Site) -> None:
+    store = RequestStore(site.client)
+    store.admit(call(), gateway_id="g", max_depth=1)
+    watch = ColdWatch(site.client, store, ReadyModels(site.client))
+    it = Followed(inbox=Inbox("r"), call=call(), again=True)
+
+    def nudged() -> bool:
+        watch.turn([it])
+        return site.client.delete(LOADER_QUEUE) == 1
+
+    assert nudged()
+    site.says("new", LOADING)
+    assert not nudged()
+    site.client.expire(keys.outlook("new"), keys.OUTLOOK_TTL_S - LATEST_S)
+    assert nudged(), "beat is gone"
+    it.inbox.take("1-0", Started("w", 1))
+    assert not nudged(), "a worker has it"
