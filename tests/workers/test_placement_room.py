@@ -194,10 +194,27 @@ def test_a_reliable_node_goes_before_an_emptier_one() -> None:
 def test_an_unreliable_node_gets_one_load_at_a_time_as_a_probe() -> None:
     models = [model("a"), model("b")]
     demands = [asked("a"), asked("b")]
+    full = [card("cuda:0"), card("cuda:0", 0, node="o")]
     probed = Node(id="n", reliability=UNRELIABLE, loads=(NOW - 100,))
-    assert len(starts(actions(models, *demands, nodes=[probed]))) == 1
+    assert len(starts(actions(models, *demands, devices=full, nodes=[probed, Node(id="o")]))) == 1
     just_probed = Node(id="n", reliability=UNRELIABLE, loads=(NOW - 10,))
-    assert starts(actions(models, *demands, nodes=[just_probed])) == []
+    assert starts(actions(models, *demands, devices=full, nodes=[just_probed, Node(id="o")])) == []
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [Node(id="o", reliability=UNRELIABLE)],
+        [Node(id="o", healthy=False)],
+        [Node(id="cpu-only")],
+    ],
+)
+def test_a_node_that_nobody_can_stand_in_for_is_not_barred(others: list[Node]) -> None:
+    cards = [card("cuda:0"), card("cuda:0", 0, node="o"), card("cpu", node="cpu-only", kind=DeviceKind.CPU)]
+    node = Node(id="n", reliability=UNRELIABLE, loads=(NOW - 10,))
+    demands = [asked("a"), asked("b")]
+    assert len(starts(actions([model("a"), model("b")], *demands, devices=cards, nodes=[node, *others]))) == 2
 
 
 def test_another_node_is_tried_after_a_load_failed() -> None:

@@ -60,7 +60,11 @@ class Site:
             if reservation.replica not in seen and reservation.expires_at > now and reservation.node in healthy
         ]
         loading = Counter(_loading(self.replicas, self.reservations))
-        self.hosts = {id_: Host.of(node, loading[id_], self.limits, now) for id_, node in known.items()}
+        replaceable = _replaceable(facts, now)
+        self.hosts = {
+            id_: Host.of(node, loading[id_], self.limits, now, replaceable=id_ in replaceable)
+            for id_, node in known.items()
+        }
         self._only: dict[Place, frozenset[str] | None] = {}
         self.rooms = self._rooms()
         self._enter_replicas()
@@ -251,6 +255,16 @@ class Site:
             for device in reservation.devices:
                 if (room := self.rooms.get(Place(reservation.node, device))) is not None:
                     room.enter(reservation.model, reservation.mib)
+
+
+def _replaceable(facts: Facts, now: float) -> set[str]:
+    """Return the nodes of whose every kind of device a node has some that is well and can be relied on."""
+    relied_on = {node.id for node in facts.nodes if node.healthy and node.reliability.trusted(now)}
+    kinds: dict[str, set[DeviceKind]] = {node.id: set() for node in facts.nodes}
+    for device in facts.devices:
+        kinds.setdefault(device.node, set()).add(device.kind)
+    covered = {kind for id_ in relied_on for kind in kinds[id_]}
+    return {id_ for id_, found in kinds.items() if found <= covered}
 
 
 def _loading(replicas: Iterable[Replica], reservations: Iterable[Reservation]) -> Iterable[str]:
