@@ -27,6 +27,13 @@ NODES = ("n0", "n1", "n2")
 CARDS = ("cuda:0", "cuda:1")
 MODELS = ("a", "b", "c", "d")
 TOTAL_MIB = 48_000
+# Where a model may be; empty: anywhere.
+PLACES = (
+    *[frozenset[Place]()] * 4,
+    frozenset({Place("n0", "cuda:0")}),
+    frozenset({Place("n1", "cuda:0"), Place("n1", "cuda:1"), Place("n2", "cuda:1")}),
+    frozenset({Place("gone", "cuda:0")}),
+)
 
 
 @st.composite
@@ -50,6 +57,7 @@ def models(draw: st.DrawFn, id_: str) -> Model:
         idle_ttl_s=draw(st.sampled_from((None, 30.0, 900.0))),
         exclusive=draw(st.booleans()),
         aliases=draw(st.sampled_from(((), ("x",)))),
+        places=draw(st.sampled_from(PLACES)),
         load_s=draw(st.sampled_from((1.0, 30.0))),
     )
 

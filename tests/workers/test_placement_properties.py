@@ -35,6 +35,19 @@ def reserved(facts: Facts) -> Counter[Place]:
     return found
 
 
+def active(facts: Facts) -> dict[Place, Counter[str]]:
+    """Return how many replicas of which models are on each device and not asleep."""
+    found: dict[Place, Counter[str]] = defaultdict(Counter)
+    for replica in facts.replicas:
+        if replica.state is not State.SLEEPING or replica.heading is State.READY:
+            for device in replica.devices:
+                found[Place(replica.node, device)][replica.model] += 1
+    for reservation in facts.reservations:
+        for device in reservation.devices:
+            found[Place(reservation.node, device)][reservation.model] += 1
+    return found
+
+
 @given(sites())
 @MANY
 def test_no_device_is_over_committed(facts: Facts) -> None:
@@ -62,7 +75,9 @@ def test_every_start_is_one_that_the_model_and_the_devices_allow(facts: Facts) -
         if isinstance(action, Start):
             assert Need(DeviceKind.CUDA, action.mib, len(set(action.devices))) in known[action.model].needs
             assert action.node in healthy
+            places = known[action.model].places
             for device in action.devices:
+                assert not places or Place(action.node, device) in places
                 bound = cards[Place(action.node, device)].bound_to
                 allowed = {None, action.model, *known[action.model].aliases}
                 allowed |= {
@@ -71,6 +86,22 @@ def test_every_start_is_one_that_the_model_and_the_devices_allow(facts: Facts) -
                 names = {"a", *(alias for model in facts.models for alias in model.aliases)}
                 names |= {rollout.alias for rollout in facts.rollouts}
                 assert bound in allowed or bound not in names
+
+
+@given(sites())
+@MANY
+def test_what_starts_has_a_slot_and_nobody_beside_it_that_it_cannot_be_active_with(facts: Facts) -> None:
+    lone = {model.id for model in facts.models if model.exclusive}
+    cards = {Place(device.node, device.id): device for device in facts.devices}
+    done = plan(facts, NOW)
+    there = active(recorded(facts, done))
+    for start in done.actions:
+        if isinstance(start, Start):
+            for place in (Place(start.node, device) for device in start.devices):
+                slots, models = cards[place].slots, there[place]
+                assert slots is None or models.total() <= slots
+                if cards[place].exclusive or lone & models.keys():
+                    assert set(models) == {start.model}
 
 
 @given(sites())

@@ -24,7 +24,7 @@ from tests.workers.placement_facts import (
 )
 from workers.devices import DeviceKind
 from workers.placement.actions import Outlook
-from workers.placement.facts import Demand, Node, Place, Reservation
+from workers.placement.facts import Demand, Need, Node, Place, Reservation
 from workers.replicas import ReplicaState
 
 ONE = [card("cuda:0")]
@@ -81,6 +81,22 @@ def test_candidates_filtered_too_late_so_that_a_device_is_reserved_which_cannot_
     cards = [useless, card("z", free_mib=11_000)]
     found = actions([model("m"), model("other")], asked("m"), devices=cards, nodes=nodes)
     assert starts(found) == [("m", ("z",))]
+
+
+def test_nobody_leaves_a_device_that_could_not_be_used_then() -> None:
+    """Filtered too late, the idle one on the bound card would go, tick after tick; with two devices, one of a pair."""
+    cards = [card("cuda:0", bound_to="other"), card("cuda:1"), card("cuda:0", node="o"), card("cuda:1", node="o")]
+    there = [
+        replica("x", "bound", devices=("cuda:0",), mib=LARGE, last_used_at=NOW - 900),
+        replica("x", "left", node="o", devices=("cuda:0",), mib=LARGE, last_used_at=NOW - 100),
+        replica("x", "right", node="o", devices=("cuda:1",), mib=LARGE, last_used_at=NOW - 100),
+        replica("x", "free", devices=("cuda:1",), mib=LARGE, last_used_at=NOW - 100),
+    ]
+    models = [model("m", LARGE), model("x", replicas_max=9), model("other")]
+    assert "bound" not in sent_away(actions(models, asked("m"), replicas=there, devices=cards))
+    pair = model("m", needs=(Need(DeviceKind.CUDA, LARGE, devices=2),))
+    found = sent_away(actions([pair, *models[1:]], asked("m"), replicas=there, devices=cards))
+    assert sorted(found) == ["left", "right"]
 
 
 @pytest.mark.parametrize(
