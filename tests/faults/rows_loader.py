@@ -83,11 +83,11 @@ def dies_half_way(run: Run) -> None:
     asked(run, A)
     run.fault()
     turns = [
-        (CONTROL, "after_orders", B),
-        (CONTROL, "before_outlooks", A),
-        (AGENT, "after_launch", B),
-        (AGENT, "after_terminate", A),
-        (AGENT, "in_burial", B),
+        (CONTROL, "loader_ordered", B),
+        (CONTROL, "loader_woke", A),
+        (AGENT, "agent_launched", B),
+        (AGENT, "agent_terminated", A),
+        (AGENT, "agent_struck", B),
     ]
     died = []
     for name, point, model in turns:
