@@ -115,6 +115,14 @@ def test_capability_errors_hidden_behind_429(what: Any, cards: Any) -> None:
     assert "celerity doctor" in found.text
 
 
+def test_a_model_that_models_yaml_keeps_away_is_told_so() -> None:
+    for kept in ({"devices": [card(bound_to="x")]}, {"devices": ONE}):
+        places = frozenset({Place("gone", "cuda:0")}) if kept["devices"] is ONE else frozenset()
+        found = explained("m", [model("m", places=places), model("x")], asked(), **kept)
+        assert found.code == "model_load_failed"
+        assert "models.yaml keeps it from every device" in found.text
+
+
 def test_a_device_that_may_come_back_is_a_shortage_and_no_lack_of_capability() -> None:
     dead = {"devices": ONE, "nodes": [Node(id="n", healthy=False)]}
     assert explained("m", [model("m", LARGE)], asked("m"), **dead).code == "pool_exhausted"

@@ -51,7 +51,7 @@ class Prospects:
     def of(self, model: Model) -> Explanation:
         """Explain why `model` gets no room in this tick."""
         if not self._could_hold(model):
-            return Explanation(outlook=Outlook.CANNOT_RUN, text=_cannot_run(model))
+            return Explanation(outlook=Outlook.CANNOT_RUN, text=_cannot_run(self._site, model))
         if any(self._would_fit(model, need) for need in model.needs):
             return Explanation(outlook=Outlook.IN_TURN, text="other models are using the devices; its turn will come")
         text = "no device can be freed for it now: what holds them is pinned, exclusive and busy, or not ours"
@@ -105,21 +105,27 @@ def _has_work(site: Site, replica: Replica) -> bool:
     return replica.in_flight > 0 or starting or site.demand(replica.model).waiting > 0
 
 
-def _holds(site: Site, model: Model, need: Need) -> bool:
-    """Say whether some node has the devices for `need`; memory that is not known may be enough."""
+def _holds(site: Site, model: Model, need: Need, *, anywhere: bool = False) -> bool:
+    """Say whether some node has the devices for `need`; memory that is not known may be enough.
+
+    `anywhere` takes in those that the operator keeps the model from.
+    """
     able: Counter[str] = Counter()
     for device in site.facts.devices:
         large = device.total_mib is None or device.total_mib >= need.mib
-        if large and device.kind is need.kind and site.may_be_on(model, Place(device.node, device.id)):
+        allowed = anywhere or site.may_be_on(model, Place(device.node, device.id))
+        if large and device.kind is need.kind and allowed:
             able[device.node] += 1
             if able[device.node] >= need.devices:
                 return True
     return False
 
 
-def _cannot_run(model: Model) -> str:
+def _cannot_run(site: Site, model: Model) -> str:
     if not model.needs:
         return "the engine cannot run this model; see celerity doctor"
+    if any(_holds(site, model, need, anywhere=True) for need in model.needs):
+        return "models.yaml keeps it from every device that could hold it (`devices:`); see celerity doctor"
     need = model.needs[0]
     many = f"{need.devices} {need.kind} devices of one machine" if need.devices > 1 else f"one {need.kind} device"
     return f"it needs {need.mib} MiB on {many}, and no machine has that; see celerity doctor"
