@@ -32,7 +32,7 @@ from tasks.weights_ahead import WeightsAhead
 from workers.devices import Device, DeviceKind
 from workers.engine.load_errors import LoadError, explain
 from workers.inventory import Inventory, in_sessions_of
-from workers.launcher.base import Launcher, Replica, Resources, worker_command
+from workers.launcher.base import Launcher, Replica, Resources, worker_command, worker_spares
 from workers.launcher.errors import LauncherDownError, LaunchError
 from workers.placement.facts import Need
 from workers.registry_watch import RegistryWatch
@@ -146,6 +146,8 @@ class NodeAgent:
         steps = list(agenda(orders, running, self._memory.asked, now, drain_s=self._settings.drain_timeout_s))
         done = [self._try(step, replicas, told, now) for step in steps]
         self._launcher.tend()
+        engines = {spec.engine for spec in self._registry.current().models.values()}
+        self._launcher.prepare(worker_spares(engines, self._settings.to_env()))
         there = self._launcher.list()
         self._memory.launched = {it.name: it.model for it in there if it.exit_code() is None}
         self._memory.pids = frozenset(it.pid for it in there)

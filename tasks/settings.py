@@ -44,6 +44,8 @@ class Settings:
     launcher: str = "process"
     memory_mib: int | None = None
     """At most so much is placed on this machine's CPU device; None: what its control group and its memory allow."""
+    spare: str = "on"
+    """Whether a process waits on each machine with all imported of which replicas are forked (`process` launcher)."""
     docker_image: str | None = None
     """What replicas run in, with the docker launcher. It is never pulled."""
     docker_network: str = "host"
@@ -86,10 +88,9 @@ class Settings:
         for f in dataclasses.fields(cls):
             if (text := given.pop(f.name, None)) is not None and text != "":
                 values[f.name] = _parse(f.name, str(f.type), text)
-        if values.get("cold_start", "wait") not in _COLD_STARTS:
-            raise SettingsError(
-                f"{PREFIX}COLD_START is {values['cold_start']!r}; it can be {' or '.join(_COLD_STARTS)}"
-            )
+        for name, choices in _CHOICES.items():
+            if (chosen := values.get(name, choices[0])) not in choices:
+                raise SettingsError(f"{PREFIX}{name.upper()} is {chosen!r}; it can be {' or '.join(choices)}")
         unknown = sorted(name for name in given if name not in _OTHERS)
         if unknown:
             raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}; see docs/settings.md for the names")
@@ -118,7 +119,7 @@ class Settings:
         return env
 
 
-_COLD_STARTS = ("wait", "defer")
+_CHOICES = {"cold_start": ("wait", "defer"), "spare": ("on", "off")}
 
 # Variables of ours that are not settings: they tell a process which role it plays, or a
 # client whom to talk to.

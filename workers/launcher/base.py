@@ -213,7 +213,9 @@ def worker_command(
 
 
 def worker_spares(engines: Collection[str], settings_env: Mapping[str, str]) -> tuple[Spare, ...]:
-    """Return what can be done ahead for the workers of `engines`, which are started with the same `settings_env`."""
+    """Return what may be done ahead for the workers of `engines`, which are started with the same `settings_env`."""
+    if settings_env.get("CELERITY_SPARE") == "off":
+        return ()
     return spares.wanted(engines, _common_env(settings_env))
 
 
@@ -224,6 +226,8 @@ def _common_env(settings_env: Mapping[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # Celery and vLLM write their titles over the environment that `ps` and launchers read, unless told not to.
         "SPT_NOENV": "1",
+        # Or it starts its threads when it is imported, and then nothing may be forked. No engine computes with it.
+        "OPENBLAS_NUM_THREADS": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }

@@ -27,7 +27,7 @@ import psutil
 
 from workers.devices import environment
 from workers.launcher import group, output
-from workers.launcher.base import CELERY_WORKER, EXIT_UNSEEN, Command, Resources, require_safe
+from workers.launcher.base import EXIT_UNSEEN, Command, Resources, require_safe
 from workers.launcher.ends import Ends
 from workers.launcher.errors import NameTakenError, RefusedError, SupervisorGoneError
 from workers.launcher.guard_process import start_ticks
@@ -38,6 +38,7 @@ from workers.launcher.zygote import NoForkError, Zygote, Zygotes
 from workers.launcher.zygote_wire import Order
 
 _HELPER = (sys.executable, "-m", "workers.launcher.guard_process", "replica")
+_REPLICA = (sys.executable, "-m", "workers.launcher.replica_process")
 _MIB = 1024 * 1024
 
 
@@ -214,7 +215,7 @@ class DetachedLauncher:
     ) -> tuple[int, subprocess.Popen[bytes] | Zygote]:
         facts = json.dumps({name: getattr(record, name) for name in ("replica", "model", "log", "memory_mib")})
         order = Order(
-            module=CELERY_WORKER[2],
+            program=command.argv[2],
             args=command.argv[3:],
             env={**os.environ, **command.env, **devices, VARIABLE: record.replica},
             cwd=str(Path.cwd()),
@@ -227,10 +228,17 @@ class DetachedLauncher:
                 if (zygote := self._zygotes.ready(command.spare)) is not None:
                     with suppress(NoForkError):
                         return zygote.fork(order, log.fileno()), zygote
-                popen = _execute(order, command.argv, log)
+                popen = _execute(order, _argv(command), log)
         except OSError as error:
             raise RefusedError(f"no process can be started: {error}") from error
         return popen.pid, popen
+
+
+def _argv(command: Command) -> Sequence[str]:
+    """Return how it is executed: with what its spare would have done."""
+    if command.spare is None:
+        return command.argv
+    return (*_REPLICA, ",".join(command.spare.modules), *command.argv[2:])
 
 
 def _execute(order: Order, argv: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:

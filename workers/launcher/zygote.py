@@ -53,8 +53,7 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # OpenBLAS starts its threads when it is imported; no engine computes with it.
-                env={**os.environ, **dict(spare.env), "OPENBLAS_NUM_THREADS": "1", VARIABLE: room()},
+                env={**os.environ, **dict(spare.env), VARIABLE: room()},
                 pass_fds=(theirs.fileno(),),
             )
 

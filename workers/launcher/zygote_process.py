@@ -10,30 +10,22 @@ that comes to nothing anywhere on the way leaves no process that nobody knows of
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib
 import os
-import runpy
 import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from types import ModuleType
-from typing import NoReturn
 
 from workers.launcher.guard_process import enlist
 from workers.launcher.imprint import Imprint, NoRoomError
+from workers.launcher.replica_process import become, leave, unfit
 from workers.launcher.roster import VARIABLE
 from workers.launcher.sources import Sources
 from workers.launcher.zygote_wire import Order, receive_order, tell
-
-# What CUDA and ROCm hold open once they are initialised. NVML, which may be, does without.
-_DEVICES = ("/dev/nvidia-uvm", "/dev/kfd")
 
 
 class Zygote:
@@ -53,7 +45,7 @@ class Zygote:
         self._reading, self._writing = os.pipe()
 
     def serve(self) -> None:
-        if reason := _unfit():
+        if reason := unfit():
             sys.stderr.write(f"no spare: {reason}\n")
             tell(self._control, unfit=reason)
             return
@@ -95,30 +87,17 @@ class Zygote:
             return False
         pid = os.fork()
         if pid == 0:
-            self._become(order, log, gate)
+            leave(lambda: self._become(order, log, gate))
         os.close(log)
         os.close(gate)
         tell(self._control, forked=pid)
         return True
 
-    def _become(self, order: Order, log: int, gate: int) -> NoReturn:
-        code = 1
-        try:
-            self._let_go(order, log)
-            _wait_for_start(gate)
-            enlist(order.record, order.facts, order.site)
-            for module in self._modules:
-                _forked(module)
-            code = _run(order.module, order.args)
-        except SystemExit as end:
-            code = _exit_code(end)
-        except BaseException:  # noqa: BLE001 - a fork's boundary: beyond it is the zygote's own code
-            traceback.print_exc()
-        # To take the libraries apart that an engine has imported costs the interpreter seconds.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    def _become(self, order: Order, log: int, gate: int) -> int:
+        self._let_go(order, log)
+        _wait_for_start(gate)
+        enlist(order.record, order.facts, order.site)
+        become(self._modules, order.program, order.args)
 
     def _let_go(self, order: Order, log: int) -> None:
         """Become what a process would be that was executed with this order's environment."""
@@ -145,43 +124,10 @@ def _wait_for_start(gate: int) -> None:
     os.close(gate)
 
 
-def _forked(module: ModuleType) -> None:
-    if call := getattr(module, "forked", None):
-        call()
-
-
-def _run(module: str, args: Sequence[str]) -> int:
-    sys.argv = [module, *args]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    return 0
-
-
-def _exit_code(end: SystemExit) -> int:
-    """Return what the interpreter would make of it."""
-    match end.code:
-        case None:
-            return 0
-        case int():
-            return end.code & 0xFF
-        case _:
-            sys.stderr.write(f"{end.code}\n")
-            return 1
-
-
 def _take_title() -> None:
     """Have the library that Celery and vLLM show titles with look now where they go: a fork would not find it."""
     with suppress(ImportError):
         importlib.import_module("setproctitle").setproctitle("celerity: spare")
-
-
-def _unfit() -> str | None:
-    """Return why a fork of this process might not work."""
-    if (threads := len(list(Path("/proc/self/task").iterdir()))) > 1:
-        return f"what was imported has started {threads - 1} threads"
-    for held in Path("/proc/self/fd").iterdir():
-        if held.exists() and str(held.resolve()).startswith(_DEVICES):
-            return f"what was imported holds {held.resolve()}"
-    return None
 
 
 def main() -> None:

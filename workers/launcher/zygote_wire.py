@@ -18,8 +18,8 @@ _FILES = 2
 class Order:
     """A replica to be forked; `record`, `facts` and `site` are what `guard_process.enlist` is told."""
 
-    module: str
-    """Run as `python -m` would."""
+    program: str
+    """A module that is run as `python -m` would."""
     args: Sequence[str]
     env: Mapping[str, str]
     cwd: str
