@@ -8,8 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import psutil
-
 from tasks import keys
 from tasks.app import app
 from tasks.dispatch import Answer
@@ -18,6 +16,7 @@ from tasks.messages import Done
 from tasks.orders import OrderStore
 from tasks.redis_dispatch import RedisDispatcher
 from tasks.site import site
+from tests.processes import of_state_dir
 from tests.stack import REPOSITORY, Stack, chat, read, text_of
 from tests.waiting import wait_until
 from workers import launcher
@@ -106,7 +105,7 @@ class LoaderProcesses:
             listed = {it.pid for it in known.list()}
         return [
             process.cmdline()
-            for process in processes_of(self.stack)
+            for process in of_state_dir(self.stack.folder)
             if not services & {process.pid, *(parent.pid for parent in process.parents())}
             and os.getsid(process.pid) not in listed
         ]
@@ -126,15 +125,6 @@ class LoaderProcesses:
             service.wait()
         with closing_launcher(self.site) as known:
             end_all(known, grace_s=0)
-
-
-def processes_of(stack: Stack) -> Iterator[psutil.Process]:
-    """Yield the processes that were told to work in the state folder of `stack`."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            mine = process.environ().get("CELERITY_STATE_DIR") == str(stack.folder)
-            if mine and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
 
 
 def answered(answer: Answer) -> None:
