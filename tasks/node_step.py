@@ -42,7 +42,8 @@ class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships 
         self._launcher.close()
 
 
-@app.task(name=LOOK, ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
+# Acknowledged before it runs: the agent looks by itself soon enough.
+@app.task(name=LOOK, ignore_result=True, acks_late=False)  # type: ignore[untyped-decorator]  # celery ships no types
 def look() -> None:
     """Have this machine look at its orders now."""
     app.node_agent.wake()

@@ -104,7 +104,7 @@ def dies_half_way(run: Run) -> None:
     asked(run, A)
     run.check("each died at its point", all(": 70," in word for word in died), "; ".join(died))
     run.all_clean()
-    _loaded_once_each(run, {A: 3, B: 3})
+    _loaded_once_each(run, {A: 4, B: 3})
     _nothing_orphaned(run)
 
 
