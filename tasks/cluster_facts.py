@@ -71,12 +71,19 @@ def foreign(found: Iterable[Replica], registry: Collection[str], nodes: Sequence
 def replicas(
     facts: Sequence[ReplicaFacts], orders: Sequence[Order], nodes: Sequence[KnownNode], now: float
 ) -> list[Replica]:
-    """Return every replica that is alive by its own word, or by its node's while it has not spoken yet."""
+    """Return every replica that is alive by its own word, by its node's while it has not spoken yet, or not buried yet.
+
+    What was told to end says nothing any more while its process still ends, and holds its memory until its agent
+    has struck out its order.
+    """
     of = {order.replica: order for order in orders}
     spoken = {replica.id for replica in facts}
+    healthy = {node.facts.id for node in nodes if node.healthy}
     launched = {id_ for node in nodes if node.healthy for id_ in node.facts.launched}
     found = [_replica(replica, of.get(replica.id)) for replica in facts]
-    found += [_silent(order) for order in orders if order.replica in launched - spoken]
+    begun = [order for order in orders if order.told is not ReplicaState.STARTING]
+    unburied = {order.replica for order in begun if order.node in healthy}
+    found += [_silent(order) for order in orders if order.replica in (launched | unburied) - spoken]
     return found + list(_unordered(nodes, of.keys() | spoken, now))
 
 

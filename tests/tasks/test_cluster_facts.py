@@ -141,6 +141,13 @@ def test_who_was_launched_and_is_silent_counts_as_ordered_and_only_once() -> Non
     assert (leaving.told, leaving.told_at) == (ReplicaState.DRAINING, 2.0)
 
 
+def test_what_ends_holds_its_memory_until_its_agent_has_buried_it() -> None:
+    """It has signed off, and its agent died before it said that it had launched it."""
+    (leaving,) = cluster_facts.replicas([], [ordered("r", ReplicaState.DRAINING)], [launching()], now=9.0)
+    assert (leaving.mib, leaving.heading) == (600, ReplicaState.DRAINING)
+    assert cluster_facts.replicas([], [ordered("r", ReplicaState.DRAINING)], [launching(age_s=99)], now=9.0) == []
+
+
 def test_nothing_is_believed_of_a_node_that_is_silent() -> None:
     silent = launching("r", age_s=DEAD_AFTER_S)
     assert cluster_facts.replicas([], [], [silent], now=9.0) == []
