@@ -142,6 +142,21 @@ def test_where_others_have_loaded_it_the_machine_is_to_blame(site: LoaderSite, m
     assert facts(site).reliability.failures == 0
 
 
+def test_a_further_load_that_fails_beside_one_that_went_well_is_not_the_machines_doing(
+    site: LoaderSite, machine: Machine
+) -> None:
+    load(site, machine)
+    machine.up()
+    site.orders.adopt(
+        Order(replica="m-2", model="m", node="n", devices=("cpu",), mib=1000, slot=1, ordered_at=facts_time(site))
+    )
+    machine.turn()
+    machine.launcher.replicas["m-2"].code = 1
+    machine.turn()
+    assert len(failures(site)) == 1
+    assert facts(site).reliability.failures == 0
+
+
 def facts_time(site: LoaderSite) -> float:
     seconds, _ = site.client.time()
     return float(seconds)
@@ -334,6 +349,15 @@ def test_what_is_refused_to_one_replica_does_not_keep_the_others(site: LoaderSit
     machine.turn()
     assert {it.name for it in machine.launcher.running()} == {replica.name, "m-2"}
     assert facts(site).problem == ""
+
+
+def test_a_launcher_that_refuses_to_say_what_runs_is_as_good_as_down(site: LoaderSite, machine: Machine) -> None:
+    def refuse() -> None:
+        raise RefusedError("Docker cannot list containers: no")
+
+    machine.launcher.asked = refuse  # type: ignore[method-assign]  # a launcher of our own
+    machine.turn()
+    assert facts(site).problem == "Docker cannot list containers: no"
 
 
 def test_what_a_machine_is_worth_survives_its_agent(site: LoaderSite, machine: Machine) -> None:

@@ -170,6 +170,7 @@ def test_the_same_order_twice_is_followed_once() -> None:
         for _ in range(2):
             replica.sleeper.told(Move(S.SLEEPING, 1.0))
             await replica.reaches(S.SLEEPING)
+            await turns()
         assert replica.engine.journal == ["sleep"]
 
     play(scenario)
