@@ -52,8 +52,7 @@ def _control() -> _Control:
     return _Control()
 
 
-# Acknowledged before it runs: a look that is lost is followed by another.
-@app.task(name=TICK, ignore_result=True, acks_late=False)  # type: ignore[untyped-decorator]  # celery ships no types
+@app.task(name=TICK, ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
 def tick() -> str:
     """Look at what is asked for and at what there is, and order what follows. Returns a word for Celery's log."""
     try:

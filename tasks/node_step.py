@@ -42,8 +42,7 @@ class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships 
         self._launcher.close()
 
 
-# Acknowledged before it runs: the agent looks by itself soon enough.
-@app.task(name=LOOK, ignore_result=True, acks_late=False)  # type: ignore[untyped-decorator]  # celery ships no types
+@app.task(name=LOOK, ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
 def look() -> None:
     """Have this machine look at its orders now."""
     app.node_agent.wake()
