@@ -96,7 +96,7 @@ def agenda(
     2. What runs without an order is adopted, once it has said where it runs, or has been silent for long.
     3. What is to end is asked to once, and killed when it takes too long.
     4. What is to sleep or to wake, and does not yet, is told so once for each order.
-    5. What is to start is launched, unless the order is void by now.
+    5. What is to start is launched, unless the order will soon be void.
     6. Any other order without a replica is void.
     """
     of = {order.replica: order for order in orders}
@@ -114,7 +114,8 @@ def agenda(
             yield Tell(order)  # 4
     for order in of.values():
         if order.told is ReplicaState.STARTING and now < order.void_at:
-            yield Launch(order)  # 5
+            if now < order.launch_by:
+                yield Launch(order)  # 5
         else:
             yield Void(order)  # 6
 

@@ -21,6 +21,8 @@ from workers.replicas import ReplicaState
 
 # An order to start that no agent has followed by then is void, and its memory free again.
 START_WITHIN_S = 30.0
+# So long before that agents leave it alone: from an agent's look to what it says of a launch some time passes.
+_LAUNCH_TAKES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,13 @@ class Order:
 
     @property
     def void_at(self) -> float:
-        """When an order to start is no longer to be followed."""
+        """When an order to start leads to nothing any more, and its memory is given to others."""
         return self.ordered_at + START_WITHIN_S
+
+    @property
+    def launch_by(self) -> float:
+        """Until when an order to start is to be followed."""
+        return self.void_at - _LAUNCH_TAKES_S
 
     def encode(self) -> bytes:
         return orjson.dumps(asdict(self))
