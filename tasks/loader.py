@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -35,6 +35,13 @@ from workers.registry import Registry
 from workers.replicas import ReplicaState
 
 log = logging.getLogger(__name__)
+
+_TOLD = {
+    Drain: ReplicaState.DRAINING,
+    Stop: ReplicaState.STOPPED,
+    Sleep: ReplicaState.SLEEPING,
+    Wake: ReplicaState.READY,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,24 +124,7 @@ class Loader:
         return living
 
     def _apply(self, actions: Sequence[Action], orders: Sequence[Order], epoch: int, now: float) -> bool:
-        of = {order.replica: order for order in orders}
-        new: list[Order] = []
-        for action in actions:
-            match action:
-                case Start():
-                    new.append(_start(action, now))
-                case Drain(replica, why):
-                    new += _tell(of, replica, ReplicaState.DRAINING, why, now)
-                case Stop(replica, why):
-                    new += _tell(of, replica, ReplicaState.STOPPED, why, now)
-                case Sleep(replica, why):
-                    new += _tell(of, replica, ReplicaState.SLEEPING, why, now)
-                case Wake(replica, why):
-                    new += _tell(of, replica, ReplicaState.READY, why, now)
-                case MarkFailed():
-                    pass
-                case _:
-                    assert_never(action)
+        new = list(_orders(actions, orders, now))
         failpoint("loader_decided", when=bool(new))
         if not self._orders.write(new, epoch=epoch):
             return False
@@ -169,6 +159,22 @@ def _wish(given: Given | None) -> Wish | None:
     return None if given is None else given.wish
 
 
+def _orders(actions: Sequence[Action], orders: Sequence[Order], now: float) -> Iterator[Order]:
+    """Yield each action as an order. What runs without one is told nothing: its node's agent adopts it first."""
+    of = {order.replica: order for order in orders}
+    for action in actions:
+        match action:
+            case Start():
+                yield _start(action, now)
+            case MarkFailed():
+                pass
+            case Drain() | Stop() | Sleep() | Wake():
+                if (order := of.get(action.replica)) is not None:
+                    yield order.then(_TOLD[type(action)], action.why, now)
+            case _:
+                assert_never(action)
+
+
 def _start(action: Start, now: float) -> Order:
     return Order(
         replica=new_replica_id(action.model),
@@ -181,12 +187,6 @@ def _start(action: Start, now: float) -> Order:
         told_at=now,
         why=action.why,
     )
-
-
-def _tell(of: dict[str, Order], replica: str, told: ReplicaState, why: str, now: float) -> list[Order]:
-    """Return the changed order; none for a replica that runs without one: its node's agent adopts it first."""
-    order = of.get(replica)
-    return [order.then(told, why, now)] if order else []
 
 
 def _scaled(

@@ -13,37 +13,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
-import psutil
 import redis
 
 from tasks.adoption import adopted
 from tasks.agenda import Adopt, Asked, Bury, Kill, Launch, Running, Step, Tell, Terminate, Void, agenda
 from tasks.failpoints import failpoint
-from tasks.measurements import Measurer
+from tasks.machine import Machine
 from tasks.moves import Move, tell
-from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore, redis_time
+from tasks.nodes import redis_time
 from tasks.nudge import nudge
 from tasks.orders import Order, OrderStore
 from tasks.reaper import Reaper
 from tasks.replicas import ReplicaFacts, ReplicaState, ReplicaStore
 from tasks.settings import Settings
 from tasks.track_record import TrackRecord
-from tasks.weights_ahead import WeightsAhead
 from workers.devices import Device, DeviceKind
-from workers.engine.load_errors import LoadError, explain
-from workers.inventory import Inventory, in_sessions_of
 from workers.launcher.base import Launcher, Replica, Resources, worker_command, worker_spares
 from workers.launcher.errors import LauncherDownError, LaunchError
-from workers.placement.facts import Need
 from workers.registry_watch import RegistryWatch
 
 log = logging.getLogger(__name__)
 
 TURN_S = 0.5
 _LAST_WORDS = 15
-# What went wrong with a load may stand this many lines before its end.
-_LAST_PAGE = 300
-_MIB = 1024 * 1024
 _UP = (ReplicaState.READY, ReplicaState.SLEEPING)
 
 
@@ -58,7 +50,6 @@ class _Memory:
     pids: frozenset[int] = frozenset()
     refusals: set[str] = field(default_factory=set)
     problem: str = ""
-    beaten_at: float = float("-inf")
 
 
 class NodeAgent:
@@ -70,17 +61,12 @@ class NodeAgent:
         self._settings = settings
         self._launcher = launcher
         self._registry = RegistryWatch(settings.models, settings.models_dir)
-        self._inventory = Inventory(memory_mib=settings.memory_mib)
+        self._machine = Machine(client, settings)
         self._orders = OrderStore(client)
-        self._nodes = NodeStore(client)
         self._replicas = ReplicaStore(client)
         self._record = TrackRecord(client, settings.node_id)
         self._reaper = Reaper(client)
-        self._measurer = Measurer(client, self._inventory)
-        self._ahead = WeightsAhead(client)
         self._memory = _Memory()
-        self._devices: tuple[Device, ...] = ()
-        self._as_known: dict[str, Device] = {}
         self._woken = threading.Event()
         self._stopping = False
         launcher.on_end(self.wake)
@@ -97,8 +83,7 @@ class NodeAgent:
                 log.exception("agent broke", extra={"event": "agent_broke"})
             self._woken.wait(TURN_S)
             self._woken.clear()
-        self._inventory.close()
-        self._ahead.close()
+        self._machine.close()
 
     def wake(self) -> None:
         """There are new orders, or a replica has ended. From any thread."""
@@ -117,8 +102,8 @@ class NodeAgent:
             changed = self._able() or changed
         except LaunchError as error:
             changed = self._unable(str(error))
-        news = changed or self._memory.beaten_at == float("-inf")
-        if news or time.monotonic() - self._memory.beaten_at >= HEARTBEAT_S:
+        news = changed or self._machine.is_new
+        if news or self._machine.is_due:
             self._beat(now)
         if news:
             # What has just become free, or ready, may be what somebody waits for.
@@ -126,12 +111,10 @@ class NodeAgent:
 
     def _follow_orders(self, now: float) -> bool:
         """Do what is due; say whether anything has changed."""
-        if not self._devices:
-            self._devices = self._inventory.survey().devices
         replicas = {replica.name: replica for replica in self._launcher.list()}
         told = {facts.id: facts for facts in self._replicas.of(replicas)}
         changed = self._note_states(told, now)
-        self._measurer.look(replicas, told, self._registry.current(), self._devices)
+        self._machine.measure(replicas, told, self._registry.current())
         running = [
             Running(
                 replica=name,
@@ -177,7 +160,7 @@ class NodeAgent:
             log.error("models.yaml is not used: %s", change.problem, extra={"event": "registry_problem"})
         for model in change.changed:
             self._record.mended(model)
-        self._memory.beaten_at = float("-inf")
+        self._machine.changed()
 
     def _note_states(self, told: Mapping[str, ReplicaFacts], now: float) -> bool:
         """Notice loads that went well; say whether any replica has come further."""
@@ -233,9 +216,9 @@ class NodeAgent:
             self._record.not_launched(order.model, "models.yaml of its node does not have the model", now)
             self._orders.remove(order.replica)
             return
-        devices = tuple(device for device in self._devices if device.id in order.devices)
+        devices = tuple(device for device in self._machine.devices if device.id in order.devices)
         env = self._settings.to_env()
-        kv_mib = self._measurer.cache_mib(spec, self._registry.current(), devices, order.mib) if order.mib else None
+        kv_mib = self._machine.cache_mib(spec, self._registry.current(), devices, order.mib) if order.mib else None
         device = ",".join(order.devices)
         command = worker_command(spec, order.replica, env, device=device, reserved_mib=order.mib or None, kv_mib=kv_mib)
         try:
@@ -254,7 +237,7 @@ class NodeAgent:
     def _bury(self, replica: Replica, *, asked: bool, now: float) -> None:
         name = replica.name
         if not asked:
-            why = self._why(replica, now)
+            why = self._record.ended(replica, now, was_up=name in self._memory.loaded)
             extra = {"event": "replica_died", "replica": name, "last_words": replica.tail(_LAST_WORDS)}
             log.error("replica died: %s", why, extra=extra)
         failpoint("agent_counted")
@@ -266,51 +249,22 @@ class NodeAgent:
         self._memory.asked = {one for one in self._memory.asked if one[0] != name}
         self._memory.loaded.discard(name)
 
-    def _why(self, replica: Replica, now: float) -> str:
-        """Count the death, and return what it came from."""
-        code, known = replica.exit_code(), replica.why()
-        if replica.name in self._memory.loaded:
-            why = known or f"its worker died ({_how(code)})"
-            self._record.died(replica.model, why, now)
-            return why
-        error = LoadError(known) if known else explain(code, replica.tail(_LAST_PAGE))
-        self._record.not_loaded(replica.model, error, now)
-        return f"not loaded: {error.reason} ({_how(code)})"
-
     def _adopt(self, it: Running, told: ReplicaFacts | None) -> None:
-        node, needs = self._settings.node_id, self._ways().get(it.model, ())
-        order = adopted(it, told, node=node, devices=self._devices, needs=needs, orders=self._orders.all())
+        node, needs = self._settings.node_id, self._machine.ways(self._registry.current()).get(it.model, ())
+        order = adopted(it, told, node=node, devices=self._machine.devices, needs=needs, orders=self._orders.all())
         if self._orders.adopt(order):
             log.info("adopted", extra={"event": "replica_adopted", "replica": it.replica, "model": it.model})
 
     def _beat(self, now: float) -> None:
-        self._devices = self._inventory.survey(in_sessions_of(self._memory.pids)).devices
-        facts = NodeFacts(
-            id=self._settings.node_id,
-            devices=self._devices,
+        self._machine.beat(
+            self._registry.current(),
+            self._record,
             launched=self._memory.launched,
-            needs=self._ways(),
-            reliability=self._record.reliability,
-            loads=self._record.loads(now),
-            ram_free_mib=psutil.virtual_memory().available // _MIB,
+            pids=self._memory.pids,
+            up={name for name, state in (self._memory.states or {}).items() if state in _UP},
             problem=self._memory.problem,
+            now=now,
         )
-        self._nodes.beat(facts)
-        self._memory.beaten_at = time.monotonic()
-        states = self._memory.states or {}
-        up = {model for name, model in facts.launched.items() if states.get(name) in _UP}
-        orders = self._orders.of(facts.id)
-        self._ahead.follow(self._registry.current(), orders, up, free_mib=facts.ram_free_mib or 0)
-
-    def _ways(self) -> dict[str, tuple[Need, ...]]:
-        """Return how each model could run here, also while a device's driver says nothing."""
-        self._as_known |= {device.id: device for device in self._devices if not device.unknown}
-        devices = [self._as_known.get(device.id, device) for device in self._devices]
-        return self._measurer.ways(self._registry.current(), devices)
-
-
-def _how(code: int | None) -> str:
-    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def _allowed_mib(order: Order, devices: tuple[Device, ...]) -> int | None:

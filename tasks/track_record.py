@@ -7,10 +7,13 @@ import redis
 from tasks.load_failures import LoadFailureStore
 from tasks.nodes import NodeStore
 from tasks.replicas import ReplicaState, ReplicaStore
-from workers.engine.load_errors import LoadError
+from workers.engine.load_errors import LoadError, explain
+from workers.launcher.base import Replica
 from workers.placement.reliability import Reliability
 
 _LOADS_KEPT_S = 60.0
+# What went wrong with a load may stand this many lines before its end.
+_LAST_PAGE = 300
 _UP = (ReplicaState.READY, ReplicaState.SLEEPING)
 
 
@@ -54,6 +57,17 @@ class TrackRecord:
         self._reliability = self._reliability.failed(now)
         self._count(model, reason, now)
 
+    def ended(self, replica: Replica, now: float, *, was_up: bool) -> str:
+        """Count the end of a replica that nobody has asked to end, and return what it came from."""
+        code, known = replica.exit_code(), replica.why()
+        if was_up:
+            why = known or f"its worker died ({_how(code)})"
+            self.died(replica.model, why, now)
+            return why
+        error = LoadError(known) if known else explain(code, replica.tail(_LAST_PAGE))
+        self.not_loaded(replica.model, error, now)
+        return f"not loaded: {error.reason} ({_how(code)})"
+
     def not_loaded(self, model: str, error: LoadError, now: float) -> None:
         """A replica ended before it was ready. That is the node's doing only if others have loaded the model."""
         if any(it.model == model and it.node != self._node and it.state in _UP for it in self._replicas.all()):
@@ -71,3 +85,7 @@ class TrackRecord:
 
     def _count(self, model: str, reason: str, now: float, *, permanent: bool = False) -> None:
         self._failures.failed(model, node=self._node, reason=reason, permanent=permanent, now=now)
+
+
+def _how(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"

@@ -187,7 +187,7 @@ def test_a_silent_replica_that_redis_has_forgotten_counts_until_it_speaks(site: 
     site.tick()
     machine.turn()
     site.client.flushall()
-    machine.agent._memory.beaten_at = float("-inf")  # its next heartbeat
+    machine.agent._machine.changed()  # its next heartbeat
     machine.turn()
     site.ask()
     site.tick()

@@ -297,7 +297,7 @@ def test_without_its_launcher_a_machine_goes_on_speaking_and_says_why(site: Load
     assert told.launched == {replica.name: "m"}
     assert told.devices
     assert not NodeStore(site.client).all()[0].able
-    machine.agent._memory.beaten_at = float("-inf")  # the next heartbeat is due
+    machine.agent._machine.changed()  # the next heartbeat is due
     site.client.delete(keys.NODES)
     machine.turn()
     assert [node.healthy for node in NodeStore(site.client).all()] == [True]
