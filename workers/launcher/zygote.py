@@ -53,7 +53,8 @@ class Zygote:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **dict(spare.env), VARIABLE: room()},
+                # A title that is written over the environment would cover what identifies a fork.
+                env={**os.environ, **dict(spare.env), VARIABLE: room(), "SPT_NOENV": "1"},
                 pass_fds=(theirs.fileno(),),
             )
 

@@ -45,6 +45,7 @@ class Zygote:
         self._reading, self._writing = os.pipe()
 
     def serve(self) -> None:
+        self._imprint.write("")  # can it still?
         if reason := unfit():
             sys.stderr.write(f"no spare: {reason}\n")
             tell(self._control, unfit=reason)
