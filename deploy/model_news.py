@@ -47,7 +47,7 @@ class ModelNews:
             yield News(model, f"ready after {elapsed_s:.0f} s{aliases}")
         for model, failures in sorted(sight.failures.items()):
             if failures.count > self._failures.get(model, 0):
-                yield News(model, failures.reason, bad=True)
+                yield News(model, f"failed: {failures.reason}", bad=True)
             if failures.given_up and model not in self._given_up:
                 yield News(model, "given up, until it is loaded by hand (`celerity load`) or its entry changes")
         self._given_up = {model for model, failures in sight.failures.items() if failures.given_up}

@@ -213,7 +213,7 @@ class NodeAgent:
         if spec is None:
             # Its own registry is a little behind the loader's, or another file.
             log.error("model not known here", extra={"event": "launch_failed", "model": order.model})
-            self._record.not_launched(order.model, "models.yaml of its node does not have the model", now)
+            self._record.not_launched(order.model, "the models.yaml of its machine does not have it", now)
             self._orders.remove(order.replica)
             return
         devices = tuple(device for device in self._machine.devices if device.id in order.devices)
@@ -227,7 +227,7 @@ class NodeAgent:
             raise
         except LaunchError as error:
             log.error("not launched: %s", error, extra={"event": "launch_failed", "model": spec.id})
-            self._record.not_launched(order.model, f"it could not be launched ({error.code})", now)
+            self._record.not_launched(order.model, f"its worker could not be started ({error.code})", now)
             self._orders.remove(order.replica)
         else:
             failpoint("agent_launched")

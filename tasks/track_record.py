@@ -72,7 +72,7 @@ class TrackRecord:
         """A replica ended before it was ready. That is the node's doing only if others have loaded the model."""
         if any(it.model == model and it.node != self._node and it.state in _UP for it in self._replicas.all()):
             self._reliability = self._reliability.failed(now)
-        self._count(model, f"it could not be loaded: {error.reason}", now, permanent=error.permanent)
+        self._count(model, error.reason, now, permanent=error.permanent)
 
     def died(self, model: str, reason: str, now: float) -> None:
         """A replica that was ready has ended unasked."""

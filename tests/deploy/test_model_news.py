@@ -45,9 +45,9 @@ def test_each_failed_load_is_told_and_asks_for_the_log() -> None:
     news = ModelNews()
     assert [it.bad for it in news.of(sight(failed()), MODELS, 1)] == [True]
     assert told(news, sight(failed())) == []
-    assert told(news, sight(failed(count=2))) == ["a: its weights are broken"]
+    assert told(news, sight(failed(count=2))) == ["a: failed: its weights are broken"]
     given_up = told(news, sight(failed(count=3, given_up=True)))
-    assert given_up[0] == "a: its weights are broken"
+    assert given_up[0] == "a: failed: its weights are broken"
     assert "given up" in given_up[1]
     assert told(news, sight(failed(count=3, given_up=True))) == []
 
@@ -56,7 +56,7 @@ def test_failures_of_after_a_success_are_news_again() -> None:
     news = ModelNews()
     told(news, sight(failed(count=2, given_up=True)))
     told(news, sight(a=1))
-    assert told(news, sight(failed()))[-1] == "a: its weights are broken"
+    assert told(news, sight(failed()))[-1] == "a: failed: its weights are broken"
 
 
 @pytest.mark.parametrize(

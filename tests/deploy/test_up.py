@@ -185,7 +185,7 @@ def test_a_replica_that_dies_is_replaced(up: Up) -> None:
     second = up.model()["replicas"][0]
     assert second["id"] != first["id"]
     wait_until(lambda: up.model()["state"] == "ready", "ready again", timeout_s=60)
-    wait_until(lambda: "sim-a      its worker died (signal 9)" in up.err, "that to be told")
+    wait_until(lambda: "sim-a      failed: its worker died (signal 9)" in up.err, "that to be told")
 
 
 @pytest.mark.parametrize("name", ["agent", "control"])
@@ -268,7 +268,7 @@ def test_a_model_that_cannot_be_loaded_is_given_up_and_the_others_serve(tmp_path
         doom(up)
         up.url()
         wait_until(lambda: "doomed     given up, until it is loaded by hand" in up.err, "it to be given up")
-        assert "doomed     it could not be loaded: its weights are missing or broken" in up.err
+        assert "doomed     failed: its weights are missing or broken" in up.err
         assert "           | SafetensorError" in up.err
         assert up.model("doomed")["state"] == "failed"
         assert up.model("sim-a")["state"] == "ready"

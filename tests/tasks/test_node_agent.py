@@ -120,7 +120,7 @@ def test_a_load_that_fails_counts_for_the_model_and_not_for_the_machine(site: Lo
         machine.turn()
         (failed,) = failures(site)
         assert (failed.count, failed.permanent, failed.nodes) == (count, True, frozenset("n"))
-        assert failed.reason == "it could not be loaded: its weights are missing or broken"
+        assert failed.reason == "its weights are missing or broken"
         # So that the next try is due at once.
         LoadFailureStore(site.client)._write(dataclasses.replace(failed, last_at=0.0, permanent=False))
     assert facts(site).reliability.failures == 0
@@ -191,7 +191,7 @@ def test_a_machine_that_cannot_start_a_process_says_so(site: LoaderSite, machine
     site.tick()
     machine.turn()
     (failed,) = failures(site)
-    assert failed.reason == "it could not be launched (launch_refused)"
+    assert failed.reason == "its worker could not be started (launch_refused)"
     assert facts(site).reliability.failures == 1
     assert site.ordered() == []
 
@@ -203,7 +203,7 @@ def test_a_model_that_its_file_lacks_is_refused_in_words(site: LoaderSite) -> No
     site.orders.adopt(order)
     machine = site.machine("n", models="empty.yaml")
     assert machine.launcher.journal == []
-    assert failures(site)[0].reason == "models.yaml of its node does not have the model"
+    assert failures(site)[0].reason == "the models.yaml of its machine does not have it"
     assert site.ordered() == []
 
 
