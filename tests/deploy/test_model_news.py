@@ -37,7 +37,7 @@ def test_who_became_ready_is_told_once_with_its_aliases() -> None:
 def test_who_went_is_told_as_unloaded_unless_it_failed() -> None:
     news = ModelNews()
     told(news, sight(a=1, b=1))
-    assert told(news, sight(failed("b"))) == ["a: unloaded", "b: its weights are broken"]
+    assert told(news, sight(failed("b"))) == ["a: unloaded", "b: failed: its weights are broken"]
     assert told(news, sight(a=1)) == ["a: ready after 7 s, also called light, small"]
 
 
