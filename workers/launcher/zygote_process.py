@@ -57,6 +57,7 @@ class Zygote:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        sys.stdout.write(f"spare ready: process {os.getpid()}\n")
         tell(self._control, ready=True)
         while True:
             readable, _, _ = select.select([self._control.fileno(), self._reading], [], [])
