@@ -59,6 +59,7 @@ else:
         "unacked_restore_throttle": 1,
     }
 app.conf.engine_drain_s = settings.drain_timeout_s
+app.conf.beat_schedule["loader"]["schedule"] = settings.loader_tick_s
 app.steps["consumer"].update(GUARDS)
 
 

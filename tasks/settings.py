@@ -73,6 +73,10 @@ class Settings:
     """How long a stream's status line is held back, so that an early failure keeps its real status."""
     drain_timeout_s: float = 30.0
     """How long a gateway or a worker that was told to stop lets its requests run on."""
+    loader_tick_s: float = 2.0
+    """How often beat has the loader look."""
+    age_limit_s: float = 45.0
+    """After how long a model that waits for room may have busy ones drained for it."""
     log_level: str = "INFO"
 
     @classmethod
