@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.waiting import wait_until
 from workers.launcher import create
 from workers.launcher.base import EXIT_UNSEEN, new_replica_id, worker_command
 from workers.launcher.ending import end_all
-from workers.launcher.site import Site
+from workers.launcher.site import Site, held
 from workers.registry import ModelSpec
 
 pytestmark = pytest.mark.integration
@@ -36,17 +37,21 @@ def test_a_worker_answers_for_the_agent_after_the_one_that_started_it(running: S
     site = Site(state_dir=tmp_path, node="n")
     worker = worker_command(ModelSpec(id="sim", engine="sim"), new_replica_id("sim"), running.settings.to_env())
     told = json.dumps({"name": worker.name, "argv": list(worker.argv), "env": dict(worker.env), "log": worker.log})
-    agent = subprocess.Popen(
-        [sys.executable, "-c", AGENT, site.to_json(), told], stdout=subprocess.PIPE, cwd=REPOSITORY
-    )
-    assert agent.stdout is not None
-    with agent.stdout:
-        assert agent.stdout.readline() == b"started\n"
-    # In the middle of its load, as a deploy would.
-    agent.kill()
-    agent.wait()
-    launcher = create(site)
-    try:
+    with ExitStack() as ending:
+        # As a supervisor would: whoever has not put itself on record by the end gives up by itself.
+        ending.callback(lambda: end_all(create(site), grace_s=0))
+        ending.enter_context(held(site))
+        agent = subprocess.Popen(
+            [sys.executable, "-c", AGENT, site.to_json(), told], stdout=subprocess.PIPE, cwd=REPOSITORY
+        )
+        ending.callback(agent.kill)
+        assert agent.stdout is not None
+        with agent.stdout:
+            assert agent.stdout.readline() == b"started\n"
+        # In the middle of its load, as a deploy would.
+        agent.kill()
+        agent.wait()
+        launcher = create(site)
         wait_until(launcher.list, "the worker to be on record")
         (replica,) = launcher.list()
         client = running.client()
@@ -66,5 +71,3 @@ def test_a_worker_answers_for_the_agent_after_the_one_that_started_it(running: S
         assert replica.exit_code() == EXIT_UNSEEN
         assert not client.exists(keys.replica(replica.name))
         client.close()
-    finally:
-        end_all(launcher, grace_s=0)
