@@ -214,8 +214,9 @@ class DetachedLauncher:
         self, command: Command, record: Record, devices: Mapping[str, str]
     ) -> tuple[int, subprocess.Popen[bytes] | Zygote]:
         facts = json.dumps({name: getattr(record, name) for name in ("replica", "model", "log", "memory_mib")})
+        # `python -m program …`, where it has a spare; else it is only executed.
         order = Order(
-            program=command.argv[2],
+            program=command.argv[2] if command.spare else "",
             args=command.argv[3:],
             env={**os.environ, **command.env, **devices, VARIABLE: record.replica},
             cwd=str(Path.cwd()),
@@ -229,6 +230,7 @@ class DetachedLauncher:
                     with suppress(NoForkError):
                         return zygote.fork(order, log.fileno()), zygote
                 popen = _execute(order, _argv(command), log)
+                self._zygotes.executed(command.spare)
         except OSError as error:
             raise RefusedError(f"no process can be started: {error}") from error
         return popen.pid, popen
