@@ -13,7 +13,7 @@ LOADER = (
     Row(
         id="F26",
         fault="beat is dead",
-        client_sees="nothing; a model that has to be loaded comes as fast as ever",
+        client_sees="nothing; a model that has to be loaded may come some seconds later",
         lost=_NOTHING,
         setup=setups.MANAGED,
         act=loader.beat_dead,
