@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -241,6 +242,28 @@ def test_what_cannot_be_imported_is_not_tried_again_at_once(tmp_path: Path) -> N
     assert not none_runs()
     wait_until(none_runs, "the second to end")
     assert log.read_text().count("no spare: No module named") == 2
+    zygotes.close()
+
+
+def test_what_takes_long_to_import_waits_for_those_who_import_it_now(tmp_path: Path) -> None:
+    now = 0.0
+    costly = dataclasses.replace(spare(tmp_path), engine="vllm")
+    zygotes = Zygotes(tmp_path, clock=lambda: now)
+
+    def runs(at: float) -> bool:
+        nonlocal now
+        now = at
+        zygotes.prepare([costly])
+        return bool(zygotes._running)
+
+    assert not runs(0.0)
+    assert not runs(2.0)
+    zygotes.executed(costly)
+    now = 10.0
+    # Whoever comes later does not put it off once more.
+    zygotes.executed(costly)
+    assert not runs(16.0)
+    assert runs(17.0)
     zygotes.close()
 
 

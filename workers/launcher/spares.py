@@ -23,6 +23,11 @@ class Spare:
     modules: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
 
+    @property
+    def is_costly(self) -> bool:
+        """Say whether to import it all keeps a processor busy for seconds."""
+        return self.engine in _LIBRARIES
+
     @classmethod
     def of(cls, engine: str, env: Mapping[str, str]) -> Spare:
         return cls(engine, _MODULES[engine], tuple(sorted(env.items())))
