@@ -27,10 +27,12 @@ def models(
     measured: Mapping[str, Mapping[DeviceKind, Measured]] = _NOTHING,
 ) -> list[Model]:
     """Return what is to be placed, with the needs that nodes have worked out for it, and what its loads took."""
+    # Machines of one kind say the same, as one object: on a large site each model is then looked up a few times.
+    told = list({id(node.facts.needs): node.facts.needs for node in nodes}.values())
     return [
         Model(
             id=spec.id,
-            needs=(needs := _needs(spec, nodes)),
+            needs=(needs := _needs(spec, told)),
             seats=_seats(spec, needs, nodes),
             pinned=spec.pinned,
             replicas_min=spec.replicas_min,
@@ -83,7 +85,8 @@ def replicas(
     found = [_replica(replica, of.get(replica.id)) for replica in facts]
     begun = [order for order in orders if order.told is not ReplicaState.STARTING]
     unburied = {order.replica for order in begun if order.node in healthy}
-    found += [_silent(order) for order in orders if order.replica in (launched | unburied) - spoken]
+    silent = (launched | unburied) - spoken
+    found += [_silent(order) for order in orders if order.replica in silent]
     return found + list(_unordered(nodes, of.keys() | spoken, now))
 
 
@@ -131,6 +134,7 @@ def known_nodes(nodes: Iterable[KnownNode]) -> list[Node]:
         Node(
             id=node.facts.id,
             healthy=node.able,
+            heard=node.healthy,
             reliability=node.facts.reliability,
             loads=node.facts.loads,
             ram_free_mib=node.facts.ram_free_mib,
@@ -163,20 +167,22 @@ def _places(spec: ModelSpec, nodes: Sequence[KnownNode]) -> frozenset[Place]:
     A name that fits none stands for itself: nowhere is not anywhere.
     """
     having = [node for node in nodes if spec.id in node.facts.needs] or nodes
+    if not spec.devices and len(having) == len(nodes):
+        return frozenset()
     there = {Place(node.facts.id, device.id) for node in having for device in node.facts.devices}
     if not spec.devices:
-        return frozenset(there) if len(having) < len(nodes) else frozenset()
+        return frozenset(there)
     patterns = [DevicePattern.parse(text) for text in spec.devices]
     found = {place for place in there for pattern in patterns if pattern.matches(*place)}
     return frozenset(found or (Place(pattern.node, pattern.device) for pattern in patterns))
 
 
-def _needs(spec: ModelSpec, nodes: Sequence[KnownNode]) -> tuple[Need, ...]:
+def _needs(spec: ModelSpec, all_told: Iterable[Mapping[str, tuple[Need, ...]]]) -> tuple[Need, ...]:
     """Return the ways to run a model: on GPUs first, with most memory first.
 
     Of nodes that disagree on the least that is needed, the most careful counts for all devices of a kind.
     """
-    told = [node.facts.needs[spec.id] for node in nodes if node.facts.needs.get(spec.id)]
+    told = [needs[spec.id] for needs in all_told if needs.get(spec.id)]
     found: list[Need] = []
     for kind in DeviceKind:
         ways = [[need for need in needs if need.kind is kind] for needs in told]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -20,11 +21,11 @@ from tasks.failpoints import failpoint
 from tasks.leadership import Leadership
 from tasks.load_failures import LoadFailureStore
 from tasks.measurements import MeasurementStore
-from tasks.nodes import NodeStore, redis_time
+from tasks.nodes import Node, NodeStore, redis_time
 from tasks.nudge import wake_node
 from tasks.orders import Order, OrderStore
 from tasks.outlooks import OutlookStore
-from tasks.replicas import ReplicaStore
+from tasks.replicas import ReplicaFacts, ReplicaStore
 from tasks.wishes import Given, Wish, WishStore
 from workers.launcher.base import new_replica_id
 from workers.placement.actions import Action, Drain, MarkFailed, Sleep, Start, Stop, Wake
@@ -76,14 +77,17 @@ class Loader:
 
     def _tick(self, registry: Registry, epoch: int) -> Turn:
         now = redis_time(self._client)
-        orders, nodes = self._living(self._orders.all(), now), self._nodes.all()
-        replicas = self._replicas.all()
+        # Orders first: whoever has followed one since is seen.
+        orders, nodes, replicas = self._orders.all(), self._nodes.all(), self._replicas.all()
+        orders = self._living(orders, nodes, replicas, now)
         names = list(registry.models)
         wishes = self._wishes.given(names)
         waiting, memories = self._demands.waiting(names, now), self._demands.memories(names)
+        running = Counter[str]()
+        for replica in replicas:
+            running[replica.model] += replica.in_flight
         for name in names:
-            load = sum(level.count for level in waiting[name].values())
-            load += sum(replica.in_flight for replica in replicas if replica.model == name)
+            load = running[name] + sum(level.count for level in waiting[name].values())
             memories[name] = memories[name].seen(now, load, window_s=self._limits.peak_window_s)
         seen = cluster_facts.replicas(replicas, orders, nodes, now)
         models = cluster_facts.models(registry.models.values(), nodes, self._measurements.all())
@@ -110,13 +114,14 @@ class Loader:
         self._client.set(keys.LOADER_RAN, str(now), ex=keys.LOADER_RAN_TTL_S)
         return Turn(led=True, again_in_s=None if decided.again_at is None else max(0.0, decided.again_at - now))
 
-    def _living(self, orders: Sequence[Order], now: float) -> list[Order]:
+    def _living(
+        self, orders: Sequence[Order], nodes: Iterable[Node], replicas: Iterable[ReplicaFacts], now: float
+    ) -> list[Order]:
         """Drop orders to start that nobody has followed: their memory is free again."""
-        launched = {id_ for node in self._nodes.all() for id_ in node.facts.launched}
-        spoken = {replica.id for replica in self._replicas.all()}
+        there = {id_ for node in nodes for id_ in node.facts.launched} | {replica.id for replica in replicas}
         living = []
         for order in orders:
-            if order.void_at < now and order.replica not in launched | spoken:
+            if order.void_at < now and order.replica not in there:
                 log.warning("order not followed", extra={"event": "order_void", **_extra(order)})
                 self._orders.remove(order.replica)
             else:

@@ -55,7 +55,7 @@ class ReplicaFacts:
 
     @classmethod
     def decode(cls, fields: Mapping[bytes, bytes]) -> ReplicaFacts:
-        text = {name.decode(): value.decode() for name, value in fields.items()}
+        text = {_NAMES.get(name, ""): value.decode() for name, value in fields.items()}
         return cls(
             id=text["id"],
             model=text["model"],
@@ -79,6 +79,9 @@ class ReplicaFacts:
             sleep_ram_mib=int(text.get("sleep_ram_mib") or 0),
             kv_mib=int(text["kv_mib"]) if text.get("kv_mib") else None,
         )
+
+
+_NAMES = {name.encode(): name for name in ReplicaFacts.__slots__}
 
 
 class ReplicaStore:

@@ -63,7 +63,7 @@ def gather(client: redis.Redis, registry: Registry) -> Known:
         rollouts=registry.rollouts,
         replicas=ReplicaStore(client).all(),
         orders=OrderStore(client).all(),
-        nodes=NodeStore(client).all(),
+        nodes=NodeStore(client).all(needs=False),
         waiting=waiting.read(client, names, now),
         outlooks=OutlookStore(client).of_all(names),
         failures={failures.model: failures for failures in LoadFailureStore(client).all()},

@@ -24,7 +24,7 @@ from tasks.waiting import Waiting
 from tasks.wishes import Wish, WishStore
 from workers.devices import Device, DeviceKind, Holder, unknown
 from workers.placement.actions import Explanation, Outlook
-from workers.placement.facts import LoadFailures
+from workers.placement.facts import LoadFailures, Need
 from workers.placement.reliability import Reliability
 from workers.registry import ModelSpec, Registry, Rollout
 
@@ -305,7 +305,7 @@ def test_a_node_is_read_as_it_described_itself_until_it_goes(client: redis.Redis
     store = NodeStore(client)
     lost = unknown("cuda:1", DeviceKind.CUDA, "it is lost", name="A40", uuid="GPU-1")
     shared = Device(id="cuda:0", kind=DeviceKind.CUDA, total_mib=9, free_mib=1, foreign=(Holder(7, 5), Holder(8, None)))
-    facts = NodeFacts(id="n1", devices=(CPU, shared, lost), launched={"m-1": "m"}, failed={"x": "why"})
+    facts = NodeFacts(id="n1", devices=(CPU, shared, lost), launched={"m-1": "m"})
     store.beat(facts)
     (read,) = store.all()
     assert read.facts == facts
@@ -315,6 +315,24 @@ def test_a_node_is_read_as_it_described_itself_until_it_goes(client: redis.Redis
     assert store.all()[0].facts == NodeFacts(id="n1")
     store.remove("n1")
     assert store.all() == []
+
+
+@pytest.mark.integration
+def test_what_models_need_is_written_and_read_only_when_it_is_news(client: redis.Redis) -> None:
+    store, told, other = NodeStore(client), {"m": (Need(DeviceKind.CPU, 7),)}, {"m": (Need(DeviceKind.CPU, 8),)}
+    for id_ in ("a", "b"):
+        store.beat(NodeFacts(id=id_, needs=told))
+    client.hset(keys.node("a"), "needs", b"{}")
+    store.beat(NodeFacts(id="a", needs=told))
+    assert client.hget(keys.node("a"), "needs") == b"{}"
+    store.beat(NodeFacts(id="a", needs=other))
+    assert [node.facts.needs for node in store.all()] == [other, told]
+    client.hset(keys.node("b"), "needs", b"{}")
+    assert store.all()[1].facts.needs == told
+    assert [node.facts.needs for node in store.all(needs=False)] == [{}, {}]
+    client.flushdb()
+    store.beat(NodeFacts(id="b", needs=told))
+    assert NodeStore(client).all()[0].facts.needs == NodeStore(client).of("b").needs == told
 
 
 @pytest.mark.integration
