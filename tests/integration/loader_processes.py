@@ -69,6 +69,10 @@ class LoaderProcesses:
         wait_until(lambda: self.services[name].poll() is not None, f"{name} to die", timeout_s=60)
         assert self.services[name].returncode == EXIT_CODE, (self.stack.folder / f"{name}.log").read_text()
 
+    def logged(self, message: str, *names: str, times: int = 1) -> bool:
+        """Say whether each of `names` has ever logged it, so many times."""
+        return all((self.stack.folder / f"{name}.log").read_text().count(message) >= times for name in names)
+
     def ask(self, model: str, dispatcher: RedisDispatcher) -> Answer:
         call = chat("hello", model=model, max_tokens=2, gateway=dispatcher.gateway_id, queue_wait_s=120)
         return dispatcher.submit(call, max_depth=100)

@@ -26,6 +26,7 @@ POINTS: tuple[Point, ...] = get_args(Point)
 WHILE_LOADING = [point for point in POINTS if point.startswith("loader_") or point == "agent_launched"]
 WHILE_ENDING = [point for point in POINTS if point not in WHILE_LOADING]
 BURYING = [point for point in WHILE_ENDING if point != "agent_terminated"]
+RECONNECTING = ("agent", "control")
 SLOW = ("slow-a", "slow-b", "slow-c")
 MODELS = "models:\n" + "".join(
     f"  {name}: {{engine: sim, sim: {{memory_mib: 10, load_s: {load_s}}}}}\n"
@@ -33,6 +34,7 @@ MODELS = "models:\n" + "".join(
         *((point.replace("_", "-"), 0.2) for point in POINTS),
         *((f"dying-{point.replace('_', '-')}", 0.2) for point in POINTS),
         *((name, 4) for name in SLOW),
+        ("after-a-loss", 0.2),
     ]
 )
 
@@ -126,3 +128,19 @@ def test_everybody_dies_during_loads(loader: LoaderProcesses, dispatcher: RedisD
         loader.is_tidy(model, replicas=1)
         assert loader.ever(model) == 1
     loader.kill("second beat")
+
+
+def test_a_restart_of_redis_ends_neither_loader_nor_agent(
+    running: Stack, loader: LoaderProcesses, dispatcher: RedisDispatcher
+) -> None:
+    """They wait for it, and load what is asked for once it is back, empty as it is."""
+    running.server.kill()
+    wait_until(lambda: loader.logged("redis is lost", *RECONNECTING), "the loss to be noticed")
+    # Between two tries of beat, which are seconds apart, both have tried in vain as well.
+    wait_until(lambda: loader.logged("beat: Connection error", "beat", times=2), "beat to try again", timeout_s=30)
+    running.server.start()
+    wait_until(lambda: loader.logged("redis is back", *RECONNECTING), "both to be back", timeout_s=30)
+    assert [loader.services[name].poll() for name in RECONNECTING] == [None, None]
+    loader.ticks(1)
+    answered(loader.ask("after-a-loss", dispatcher))
+    loader.is_tidy("after-a-loss", replicas=1)
