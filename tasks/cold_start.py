@@ -85,6 +85,7 @@ _TOLD = {
     Outlook.LOADING: "{text}",
     Outlook.MAKING_ROOM: "other models are leaving a device for {it}",
     Outlook.IN_TURN: "other models are using the devices; its turn will come",
+    Outlook.NO_MACHINE: "it waits for a machine that can run it",
     Outlook.BACKING_OFF: "the last load of {it} failed: {text}",
     Outlook.FAILED: "{it} could not be loaded: {text}",
     Outlook.CANNOT_RUN: "no machine here can run {it}",

@@ -27,6 +27,7 @@ from workers.placement.facts import Need, Node
 from workers.replicas import ReplicaState
 
 ONE = [card("cuda:0")]
+SILENT = Node(id="n", healthy=False, heard=False)
 LARGE = 40_000
 
 
@@ -277,3 +278,31 @@ def test_room_that_another_gets_in_the_same_tick_is_not_lost_for_good() -> None:
 def test_room_that_a_pinned_model_gets_is() -> None:
     models = [large("a", pinned=True), large("b")]
     assert explained("b", models, asked("b"), devices=ONE).outlook is Outlook.NO_CAPACITY
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"devices": []},
+        {"devices": ONE, "nodes": [SILENT]},
+        {"devices": [card(healthy=False), card(node="small", total_mib=100)], "nodes": [SILENT, Node(id="small")]},
+    ],
+    ids=["nothing is known yet", "silent", "another could not"],
+)
+def test_who_waits_for_a_machine_to_come_back_is_refused_only_after_a_while(fields: dict[str, Any]) -> None:
+    found = planned([large()], asked(oldest_s=5.0), **fields)
+    assert found.explanations["m"].outlook is Outlook.NO_MACHINE
+    assert found.explanations["m"].code is None
+    assert found.again_at == NOW + Limits().machine_wait_s - 5.0
+    late = explained("m", [large()], asked(oldest_s=Limits().machine_wait_s), **fields)
+    assert (late.outlook, late.code) == (Outlook.NO_CAPACITY, "pool_exhausted")
+
+
+def test_who_waits_for_a_machine_that_says_that_it_cannot_is_refused_at_once() -> None:
+    for broken in ({"devices": ONE, "nodes": [Node(id="n", healthy=False)]}, {"devices": [card(healthy=False)]}):
+        assert explained("m", [large()], asked(), **broken).outlook is Outlook.NO_CAPACITY
+
+
+def test_an_operator_learns_at_once_that_no_machine_is_there() -> None:
+    found = explained("m", [large()], asked(interactive=0, load=True), devices=[])
+    assert found.outlook is Outlook.NO_CAPACITY

@@ -126,7 +126,7 @@ def test_a_model_that_models_yaml_keeps_away_is_told_so() -> None:
 def test_a_device_that_may_come_back_is_a_shortage_and_no_lack_of_capability() -> None:
     dead = {"devices": ONE, "nodes": [Node(id="n", healthy=False)]}
     assert explained("m", [model("m", LARGE)], asked("m"), **dead).code == "pool_exhausted"
-    assert explained("m", [model("m", LARGE)], asked("m"), devices=[], nodes=[]).code == "pool_exhausted"
+    assert explained("m", [model("m", LARGE)], asked("m", oldest_s=60.0), devices=[], nodes=[]).code == "pool_exhausted"
 
 
 def test_idle_unassigned_nodes_never_assigned() -> None:

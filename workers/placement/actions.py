@@ -74,6 +74,7 @@ class Outlook(StrEnum):
     LOADING = "loading"  # one is being started or woken
     MAKING_ROOM = "making_room"  # others are leaving for it
     IN_TURN = "in_turn"  # its turn comes, at the age limit at the latest
+    NO_MACHINE = "no_machine"  # none that could run it is heard of; one may come back
     BACKING_OFF = "backing_off"  # a load failed; the next try has to wait
     FAILED = "failed"  # given up
     CANNOT_RUN = "cannot_run"  # no device here could ever hold it

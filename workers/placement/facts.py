@@ -181,7 +181,9 @@ class Device:
 class Node:
     id: str
     healthy: bool = True
-    """Its agent was heard of lately: it can start and stop things."""
+    """Its agent was heard of lately, and can start and stop things."""
+    heard: bool = True
+    """Its agent was heard of lately, whatever it can do."""
     reliability: Reliability = field(default_factory=Reliability)
     loads: tuple[float, ...] = ()
     """When loads were begun there, during the last minute at least."""

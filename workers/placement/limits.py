@@ -50,6 +50,9 @@ class Limits:
     """On one node: whatever else goes wrong, it does not load all the time."""
     load_timeout_s: float = 1800.0
     """A replica that is not ready after so long is stopped."""
+    machine_wait_s: float = 30.0
+    """How long a request waits for a machine to be heard of: an agent that was started again, or a Redis
+    that came back empty, needs seconds; a machine that is gone needs somebody to see to it."""
     order_again_s: float = 15.0
     """An order that was not followed for so long is given again."""
     probe_every_s: float = 60.0

@@ -154,7 +154,7 @@ class _Placement:
         return found
 
 
-_HOPELESS = (Outlook.BACKING_OFF, Outlook.FAILED, Outlook.CANNOT_RUN, Outlook.NO_CAPACITY)
+_HOPELESS = (Outlook.NO_MACHINE, Outlook.BACKING_OFF, Outlook.FAILED, Outlook.CANNOT_RUN, Outlook.NO_CAPACITY)
 _COMING = (Outlook.SERVING, Outlook.LOADING, Outlook.MAKING_ROOM)
 _SWITCHED_OFF = Explanation(
     outlook=Outlook.SWITCHED_OFF,

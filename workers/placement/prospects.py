@@ -1,8 +1,8 @@
 """What somebody who finds no room can expect: a turn later, or nothing.
 
-Who waits for a turn is told to wait; who cannot get one, because what holds the room may not
-be moved, is refused at once; and a model that no device could hold even if it were empty is
-an error of its own, not a shortage.
+Who waits for a turn is told to wait, and so for a while is who waits for a machine to come back; who
+cannot get a turn, because what holds the room may not be moved, is refused at once; and a model that
+no device could hold even if it were empty is an error of its own, not a shortage.
 """
 
 from __future__ import annotations
@@ -54,6 +54,13 @@ class Prospects:
             return Explanation(outlook=Outlook.CANNOT_RUN, text=_cannot_run(self._site, model))
         if any(self._would_fit(model, need) for need in model.needs):
             return Explanation(outlook=Outlook.IN_TURN, text="other models are using the devices; its turn will come")
+        if not self._somebody_could(model):
+            text = "no machine that could run it is heard of and well; see celerity status"
+            demand, patience_s = self._site.demand(model.id), self._site.limits.machine_wait_s
+            if self._somebody_is_silent() and demand.waiting and demand.oldest_s < patience_s:
+                self._site.look_again(self._site.now + patience_s - demand.oldest_s)
+                return Explanation(outlook=Outlook.NO_MACHINE, text=text)
+            return Explanation(outlook=Outlook.NO_CAPACITY, text=text, retry_after_s=RETRY_AFTER_S)
         text = "no device can be freed for it now: what holds them is pinned, exclusive and busy, or not ours"
         return Explanation(outlook=Outlook.NO_CAPACITY, text=text, retry_after_s=RETRY_AFTER_S)
 
@@ -65,6 +72,18 @@ class Prospects:
             sum(self._could_take(model, room, need.mib) for room in rooms) >= need.devices
             for rooms in groups(self._site, model, need, among)
         )
+
+    def _somebody_could(self, model: Model) -> bool:
+        """Say whether one of those who are there now could hold it if it were empty."""
+        return any(
+            sum(room.total >= need.mib and room.takes(model) for room in rooms) >= need.devices
+            for need in model.needs
+            for rooms in groups(self._site, model, need, self._site.rooms.values())
+        )
+
+    def _somebody_is_silent(self) -> bool:
+        nodes = self._site.facts.nodes
+        return not nodes or not all(node.heard for node in nodes)
 
     def _could_take(self, model: Model, room: Room, mib: int) -> bool:
         fixed = self._fixed[room.place]
