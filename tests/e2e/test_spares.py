@@ -46,16 +46,19 @@ def gateway(running: Stack) -> GatewayProcess:
 def launcher(running: Stack) -> Iterator[DetachedLauncher]:
     launcher = DetachedLauncher(Site(state_dir=running.folder, node="n"))
     (wanted,) = worker_spares({"vllm"}, running.settings.to_env())
-    launcher.prepare([wanted])
-    wait_until(lambda: launcher._zygotes.ready(wanted), "the spare to be ready", timeout_s=120)
+
+    def ready() -> bool:
+        launcher.prepare([wanted])
+        return launcher._zygotes.ready(wanted) is not None
+
+    wait_until(ready, "the spare to be ready", timeout_s=120)
     yield launcher
     end_all(launcher, grace_s=0)
     launcher.close()
 
 
-@contextlib.contextmanager
-def replica(launcher: DetachedLauncher, running: Stack) -> Iterator[Replica]:
-    """Have a forked replica of the demo model serve, and end it."""
+def start(launcher: DetachedLauncher, running: Stack) -> Replica:
+    """Have a forked replica of the demo model serve."""
     spec = Registry.load(running.settings.models, None).models["demo"]
     found = launcher.start(worker_command(spec, new_replica_id("demo"), running.settings.to_env()), Resources())
     assert isinstance(found._parent, Zygote)
@@ -66,6 +69,13 @@ def replica(launcher: DetachedLauncher, running: Stack) -> Iterator[Replica]:
             return client.hget(keys.replica(found.name), "state") == b"ready"
 
         wait_until(ready, "the worker to be ready", timeout_s=120)
+    return found
+
+
+@contextlib.contextmanager
+def replica(launcher: DetachedLauncher, running: Stack) -> Iterator[Replica]:
+    """Have one serve, and end it."""
+    found = start(launcher, running)
     family = [psutil.Process(found.pid), *psutil.Process(found.pid).children(recursive=True)]
     yield found
     found.terminate()
@@ -92,3 +102,12 @@ def test_a_forked_engine_answers_as_ever(running: Stack, gateway: GatewayProcess
         choice = ask(gateway, temperature=0, logprobs=True, top_logprobs=2)
         assert choice["message"]["content"] == ANSWER
         assert choice["logprobs"]["content"][0]["top_logprobs"]
+
+
+def test_a_forked_engine_that_is_killed_ends_its_worker(running: Stack, launcher: DetachedLauncher) -> None:
+    found = start(launcher, running)
+    (engine,) = (it for it in psutil.Process(found.pid).children() if "EngineCore" in " ".join(it.cmdline()))
+    engine.kill()
+    wait_until(lambda: found.exit_code() is not None, "the worker to end")
+    assert found.exit_code() == 1
+    found.forget()

@@ -27,8 +27,12 @@ pytestmark = pytest.mark.integration
 def launcher(running: Stack, tmp_path: Path) -> Iterator[DetachedLauncher]:
     launcher = DetachedLauncher(Site(state_dir=tmp_path, node="n"))
     (wanted,) = worker_spares({"sim"}, running.settings.to_env())
-    launcher.prepare([wanted])
-    wait_until(lambda: launcher._zygotes.ready(wanted), "the spare to be ready", timeout_s=60)
+
+    def ready() -> bool:
+        launcher.prepare([wanted])
+        return launcher._zygotes.ready(wanted) is not None
+
+    wait_until(ready, "the spare to be ready", timeout_s=60)
     yield launcher
     end_all(launcher, grace_s=0)
     launcher.close()
