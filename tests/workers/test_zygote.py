@@ -145,6 +145,17 @@ def test_two_forks_are_told_apart_from_outside_and_draw_different_numbers(
     assert shown == ["m-1", "m-22"]
 
 
+def test_forks_show_what_they_are_also_without_a_library_for_titles(
+    launcher: DetachedLauncher, wanted: Spare, tmp_path: Path
+) -> None:
+    (tmp_path / "setproctitle.py").write_text("raise ImportError")
+    zygote = ready(launcher, wanted)
+    replica = launcher.start(command(wanted, "wait"), Resources())
+    assert facts(replica)["args"] == ["wait"]
+    titles = [" ".join(psutil.Process(pid).cmdline()).strip() for pid in (zygote.pid, replica.pid)]
+    assert titles == ["celerity: spare", "celerity: m-1"]
+
+
 @pytest.mark.parametrize(
     ("args", "code", "last"),
     [(["end", "0"], 0, None), (["end", "7"], 7, None), (["say"], 1, "weights"), (["break"], 1, "broken")],

@@ -21,9 +21,23 @@ class NoRoomError(Exception):
     """The variable was not found where the kernel shows it, or cannot be written there."""
 
 
+def _bounds() -> tuple[int, ...]:
+    """Return where our command line begins and ends in memory, and where our environment does."""
+    # Behind the name, which may hold anything; there they are the 46th to 49th.
+    return tuple(map(int, (_PROC / "stat").read_bytes().rpartition(b")")[2].split()[45:49]))
+
+
 def room() -> str:
     """Return the value to start a process with that will fork."""
     return (_FILLED_WITH * _ROOM).decode()
+
+
+def show_title(title: str) -> None:
+    """Show `title` in place of our command line, as far as there is room. For who has no library for it."""
+    begin, end = _bounds()[:2]
+    if 0 < begin < end:
+        room_for = end - begin - 1
+        ctypes.memmove(begin, title.encode()[:room_for].ljust(room_for) + b"\0", end - begin)
 
 
 class Imprint:
@@ -33,8 +47,7 @@ class Imprint:
         """Look before anything has been imported that puts a title there. Raises NoRoomError."""
         head = f"{variable}=".encode()
         try:
-            # Behind the name, which may hold anything; there they are the 48th and 49th.
-            begin, end = map(int, (_PROC / "stat").read_bytes().rpartition(b")")[2].split()[47:49])
+            begin, end = _bounds()[2:]
             shown = (_PROC / "environ").read_bytes()
         except (OSError, ValueError) as error:
             raise NoRoomError(f"/proc tells nothing of our environment: {error}") from error

@@ -18,10 +18,9 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from workers.launcher.guard_process import enlist
-from workers.launcher.imprint import Imprint, NoRoomError
+from workers.launcher.imprint import Imprint, NoRoomError, show_title
 from workers.launcher.replica_process import become, leave, unfit
 from workers.launcher.roster import VARIABLE
 from workers.launcher.sources import Sources
@@ -117,6 +116,8 @@ class Zygote:
         os.environ.update({**order.env, **self._env})
         os.chdir(order.cwd)
         self._imprint.write(order.env[VARIABLE])
+        if "setproctitle" not in sys.modules:
+            show_title(f"celerity: {order.env[VARIABLE]}")
 
 
 def _wait_for_start(gate: int) -> None:
@@ -127,9 +128,11 @@ def _wait_for_start(gate: int) -> None:
 
 
 def _take_title() -> None:
-    """Have the library that Celery and vLLM show titles with look now where they go: a fork would not find it."""
-    with suppress(ImportError):
+    """Have the library that Celery and vLLM show titles with look where they go, since a fork would not find it."""
+    try:
         importlib.import_module("setproctitle").setproctitle("celerity: spare")
+    except ImportError:
+        show_title("celerity: spare")
 
 
 def main() -> None:
