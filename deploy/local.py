@@ -144,12 +144,13 @@ class LocalCluster:
         if self._ready and now - self._looked_at < _NEWS_EVERY_S:
             return
         self._looked_at = now
-        sight = readiness.models_now(self._client, self._settings.node_id)
+        sight = readiness.models_now(self._client, self._settings.node_id, preflight.pinned(self._registry))
         if sight is None:
             if not self._ready:
                 self._progress.waiting("loader", "starting", now - self._began)
             return
-        for news in self._news.of(sight, self._registry.models, now - self._began):
+        since_start_s = None if self._ready else now - self._began
+        for news in self._news.of(sight, self._registry.models, since_start_s):
             self._progress.say(news.model, news.text)
             if news.bad:
                 self._show_log_of(news.model)

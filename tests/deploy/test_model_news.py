@@ -32,6 +32,7 @@ def test_who_became_ready_is_told_once_with_its_aliases() -> None:
     assert told(news, sight(a=1)) == ["a: ready after 7 s, also called light, small"]
     assert told(news, sight(a=2)) == []
     assert told(news, sight(a=2, other=1)) == ["other: ready after 7 s"]
+    assert [it.text for it in news.of(sight(a=2, later=1), MODELS, None)] == ["unloaded", "ready"]
 
 
 def test_who_went_is_told_as_unloaded_unless_it_failed() -> None:
@@ -59,6 +60,13 @@ def test_failures_of_after_a_success_are_news_again() -> None:
     assert told(news, sight(failed()))[-1] == "a: failed: its weights are broken"
 
 
+def test_why_a_pinned_model_is_not_loaded_at_all_is_told_once() -> None:
+    news, at = ModelNews(), Sight(refused={"a": "too large"})
+    assert told(news, at) == ["a: not loaded: too large"]
+    assert told(news, at) == []
+    assert told(news, Sight(refused={"a": "no room"})) == ["a: not loaded: no room"]
+
+
 @pytest.mark.parametrize(
     ("at", "awaited", "lost", "serves"),
     [
@@ -69,6 +77,8 @@ def test_failures_of_after_a_success_are_news_again() -> None:
         (sight(failed("a", given_up=True), b=1), [], False, True),
         (sight(failed("a", given_up=True), failed("b")), [], False, False),
         (sight(failed("a", given_up=True), failed("b", given_up=True)), [], True, False),
+        (Sight({"a": 1}, refused={"b": "too large"}), [], False, True),
+        (Sight(refused={"a": "too large", "b": "too large"}), [], False, False),
     ],
 )
 def test_what_is_waited_for(at: Sight, awaited: list[str], lost: bool, serves: bool) -> None:

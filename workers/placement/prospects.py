@@ -57,8 +57,10 @@ class Prospects:
         if not self._somebody_could(model):
             text = "no machine that could run it is heard of and well; see celerity status"
             demand, patience_s = self._site.demand(model.id), self._site.limits.machine_wait_s
-            if self._somebody_is_silent() and demand.waiting and demand.oldest_s < patience_s:
-                self._site.look_again(self._site.now + patience_s - demand.oldest_s)
+            patient = demand.oldest_s < patience_s if demand.waiting else not demand.load
+            if patient and self._somebody_is_silent():
+                if demand.waiting:
+                    self._site.look_again(self._site.now + patience_s - demand.oldest_s)
                 return Explanation(outlook=Outlook.NO_MACHINE, text=text)
             return Explanation(outlook=Outlook.NO_CAPACITY, text=text, retry_after_s=RETRY_AFTER_S)
         text = "no device can be freed for it now: what holds them is pinned, exclusive and busy, or not ours"
