@@ -24,6 +24,7 @@ WEIGHTS = "its weights are missing or broken"
         ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", WEIGHTS, True),
         ("RuntimeError: Cannot find any model weights with `/models/m`", WEIGHTS, True),
         ("FileNotFoundError: [Errno 2] No such file or directory: '/m/model-1.safetensors'", WEIGHTS, True),
+        ("OSError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/models/gone'.", WEIGHTS, True),
         (
             "ValueError: Model architectures ['NoSuchForCausalLM'] are not supported for now.",
             "the engine cannot serve its architecture",

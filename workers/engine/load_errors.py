@@ -36,6 +36,8 @@ _KNOWN = (
         re.compile(
             r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|Cannot find any model weights"
             r"|No such file or directory.*(safetensors|\.bin|config\.json)|Error while deserializing header"
+            # A folder that is not there is taken for a repository's name.
+            r"|Repo id must |HFValidationError|RepositoryNotFoundError|is not a valid model identifier"
         ),
         _WEIGHTS,
     ),
