@@ -42,19 +42,23 @@ class OutlookStore:
         """What was said of it no longer holds; the next tick says anew."""
         self._client.delete(keys.outlook(model))
 
-    def latest(self, models: Sequence[str]) -> dict[str, Explanation]:
-        """Return what one of the latest ticks said of `models`: what is older may be so no more."""
+    def latest(self, models: Sequence[str], *, refusals: bool = False) -> dict[str, Explanation]:
+        """Return what one of the latest ticks said of `models`: what is older may be so no more.
+
+        With `refusals`, also why somebody was refused a little before that: who asks why comes to look only then.
+        """
         pipe = self._client.pipeline(transaction=False)
         for model in models:
             pipe.get(keys.outlook(model))
             pipe.pttl(keys.outlook(model))
         found: list[Any] = pipe.execute() if models else []
         oldest_ms = (keys.OUTLOOK_TTL_S - LATEST_S) * 1000
-        return {
-            model: _decode(text)
+        said = {
+            model: (_decode(text), left_ms > oldest_ms)
             for model, text, left_ms in zip(models, found[::2], found[1::2], strict=True)
-            if text and left_ms > oldest_ms
+            if text
         }
+        return {model: it for model, (it, new) in said.items() if new or (refusals and it.code)}
 
 
 def _decode(text: bytes) -> Explanation:

@@ -65,7 +65,7 @@ def gather(client: redis.Redis, registry: Registry) -> Known:
         orders=OrderStore(client).all(),
         nodes=NodeStore(client).all(needs=False),
         waiting=waiting.read(client, names, now),
-        outlooks=OutlookStore(client).of_all(names),
+        outlooks=OutlookStore(client).latest(names, refusals=True),
         failures={failures.model: failures for failures in LoadFailureStore(client).all()},
         wishes=wishes.of(names),
         automatic=wishes.automatic,

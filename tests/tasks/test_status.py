@@ -14,7 +14,7 @@ from tasks.load_failures import LoadFailureStore
 from tasks.messages import Call, Endpoint
 from tasks.nodes import DEAD_AFTER_S, Node, NodeFacts, NodeStore, redis_time
 from tasks.orders import START_WITHIN_S, Order, OrderStore
-from tasks.outlooks import OutlookStore
+from tasks.outlooks import LATEST_S, OutlookStore
 from tasks.queues import Priority
 from tasks.reaper import Reaper
 from tasks.replicas import ReplicaFacts, ReplicaState
@@ -290,6 +290,16 @@ def test_a_document_is_put_together_from_redis(client: redis.Redis) -> None:
     assert (x["state"], x["reason"]) == ("failed", "broken")
     assert found["loader"]["automatic"] is False
     assert 40 <= found["loader"]["last_run_age_s"] < 60
+
+
+@pytest.mark.integration
+def test_what_no_tick_says_any_more_is_shown_only_if_it_was_a_refusal(client: redis.Redis) -> None:
+    full = Explanation(outlook=Outlook.NO_CAPACITY, text="full")
+    OutlookStore(client).write({"m": Explanation(outlook=Outlook.LOADING, text="soon"), "x": full})
+    for model in "m", "x":
+        client.expire(keys.outlook(model), keys.OUTLOOK_TTL_S - LATEST_S)
+    found = status.read(client, Registry({"m": ModelSpec(id="m"), "x": ModelSpec(id="x")}, {}))
+    assert [model["reason"] for model in found["models"]] == [None, "full"]
 
 
 @pytest.mark.integration
