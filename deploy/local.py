@@ -237,7 +237,7 @@ class LocalCluster:
             NodeStore(self._client).remove(self._settings.node_id)
             orders = OrderStore(self._client)
             for replica in replicas:
-                orders.remove(replica)
+                orders.remove(replica, node=self._settings.node_id)
 
 
 def without_password(url: str) -> str:

@@ -123,7 +123,7 @@ class Loader:
         for order in orders:
             if order.void_at < now and order.replica not in there:
                 log.warning("order not followed", extra={"event": "order_void", **_extra(order)})
-                self._orders.remove(order.replica)
+                self._orders.remove(order.replica, node=order.node)
             else:
                 living.append(order)
         return living

@@ -204,7 +204,7 @@ class NodeAgent:
             case Adopt(it):
                 self._adopt(it, told.get(it.replica))
             case Void(order):
-                self._orders.remove(order.replica)
+                self._orders.remove(order.replica, node=order.node)
             case _:
                 assert_never(step)
 
@@ -214,7 +214,7 @@ class NodeAgent:
             # Its own registry is a little behind the loader's, or another file.
             log.error("model not known here", extra={"event": "launch_failed", "model": order.model})
             self._record.not_launched(order.model, "the models.yaml of its machine does not have it", now)
-            self._orders.remove(order.replica)
+            self._orders.remove(order.replica, node=order.node)
             return
         devices = tuple(device for device in self._machine.devices if device.id in order.devices)
         env = self._settings.to_env()
@@ -228,7 +228,7 @@ class NodeAgent:
         except LaunchError as error:
             log.error("not launched: %s", error, extra={"event": "launch_failed", "model": spec.id})
             self._record.not_launched(order.model, f"its worker could not be started ({error.code})", now)
-            self._orders.remove(order.replica)
+            self._orders.remove(order.replica, node=order.node)
         else:
             failpoint("agent_launched")
             self._record.begun(now)
@@ -243,7 +243,7 @@ class NodeAgent:
         failpoint("agent_counted")
         self._reaper.bury(name)
         failpoint("agent_reaped")
-        self._orders.remove(name)
+        self._orders.remove(name, node=self._settings.node_id)
         failpoint("agent_struck")
         replica.forget()
         self._memory.asked = {one for one in self._memory.asked if one[0] != name}

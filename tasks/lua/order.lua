@@ -1,7 +1,7 @@
 -- Write a loader's orders, unless another loader has taken over since.
 --
--- KEYS  1 epoch of the loader   2 orders, by replica
--- ARGV  1 the epoch they were decided in   2.. replica, order, '1' if it is a new one, … of each
+-- KEYS  1 epoch of the loader   2 orders, by node and replica
+-- ARGV  1 the epoch they were decided in   2.. field, order, '1' if it is a new one, … of each
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
     return 0
 end

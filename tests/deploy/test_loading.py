@@ -177,12 +177,12 @@ class Site:
         record, now = ReplicaRecord(self._client), redis_time(self._client)
         if order.told is not ReplicaState.STARTING:
             record.remove(order.replica)
-            self._orders.remove(order.replica)
+            self._orders.remove(order.replica, node=order.node)
         elif order.model == "broken":
             LoadFailureStore(self._client).failed(
                 "broken", node="n", reason="its weights lack", permanent=True, now=now
             )
-            self._orders.remove(order.replica)
+            self._orders.remove(order.replica, node=order.node)
         else:
             record.beat(ready(order, now), frozenset())
             self._client.zadd(keys.REPLICAS, {order.replica: (now + 60) * 1000})

@@ -112,4 +112,4 @@ class LoaderSite:
             **{name: getattr(order, name) for name in order.__slots__}
             | {"ordered_at": order.ordered_at - by_s, "told_at": order.told_at - by_s}
         )
-        self.client.hset(keys.ORDERS, order.replica, moved.encode())
+        self.client.hset(keys.ORDERS, f"{order.node}/{order.replica}", moved.encode())

@@ -33,9 +33,15 @@ def test_orders_survive_redis_oldest_first_and_by_node(store: OrderStore) -> Non
     assert store.of("other") == [orders[2]]
 
 
+def test_a_node_gets_no_others_orders_whatever_it_is_called(store: OrderStore) -> None:
+    orders = [order(f"r{at}", node=node, at=at) for at, node in enumerate(("n", "n2", "n*", "[n]", "a\\b"))]
+    assert store.write(orders, epoch=7)
+    assert [store.of(it.node) for it in orders] == [[it] for it in orders]
+
+
 def test_a_field_of_the_next_release_does_not_hide_an_order(store: OrderStore, client: redis.Redis) -> None:
     text = order("a").encode().replace(b'{"replica"', b'{"news": 1, "replica"')
-    client.hset(keys.ORDERS, "a", text)
+    client.hset(keys.ORDERS, "n/a", text)
     assert store.all() == [order("a")]
 
 
@@ -49,7 +55,7 @@ def test_what_is_told_later_replaces_what_was_ordered(store: OrderStore) -> None
 
 def test_whom_its_agent_has_just_buried_is_told_nothing(store: OrderStore) -> None:
     store.write([order("a"), order("b")], epoch=7)
-    store.remove("a")
+    store.remove("a", node="n")
     told = [order("a").then(S.SLEEPING, "", 9.0), order("b").then(S.SLEEPING, "", 9.0)]
     assert store.write(told, epoch=7)
     assert [it.replica for it in store.all()] == ["b"]
