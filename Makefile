@@ -46,7 +46,7 @@ lint: dev ## style, types, the import contracts, and whether the locks belong to
 bench: dev ## measure the path: latency, throughput, idle cost
 	@exec $(BIN)/python -m tests.bench $(ARGS)
 
-faults: dev ## break the whole system in every way of docs/faults.md, and write down what was seen (25 min)
+faults: dev ## break the whole system in every way of docs/faults.md, and write down what was seen (30 min)
 	@exec $(BIN)/python -m tests.faults $(ARGS)
 
 lock: dev ## resolve every version anew and write the lock files

@@ -1,12 +1,25 @@
 """Celery's own options, the same for every process. No logic; docs/ARCHITECTURE.md says why."""
 
-imports = ("tasks.inference",)
+imports = ("tasks.inference", "tasks.loader_task", "tasks.operator_tasks")
+
+# So that `celery call` needs no --queue.
+task_routes = {"tasks.loader.*": {"queue": "loader"}}
+
+# As often as CELERITY_LOADER_TICK_S says (tasks.app). A tick that comes late sees what a later one sees. Beat has
+# nothing to remember, so it keeps no file.
+beat_scheduler = "celery.beat:Scheduler"
+beat_schedule = {"loader": {"task": "tasks.loader.tick", "schedule": 2.0, "options": {"queue": "loader", "expires": 5}}}
 task_default_queue = "default"
 task_create_missing_queues = True
 timezone = "UTC"
 
-# Redis holds ids only; answers travel on streams, so there is nothing for a result backend.
+# Answers travel on streams. Only what operators call by name says otherwise and has a result (tasks.app).
 task_ignore_result = True
+result_expires = 3600
+redis_socket_timeout = 5
+redis_socket_connect_timeout = 3
+# A result that cannot be written for so long is given up: the worker that has it has more to do.
+result_backend_transport_options = {"retry_policy": {"timeout": 5.0}}
 task_serializer = "json"
 accept_content = ["json"]
 result_accept_content = ["json"]

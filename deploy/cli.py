@@ -80,6 +80,58 @@ def status(as_json: bool, **options: Any) -> None:
     status_view.show(settings, as_json=as_json)
 
 
+_wait = click.option("--wait/--no-wait", default=True, help="Watch until it is done, or only give the order. [wait]")
+
+
+@main.command()
+@click.argument("model")
+@_wait
+@_models
+@_redis_url
+@_state_dir
+def load(model: str, wait: bool, **options: Any) -> None:
+    """Load MODEL, named by its id or an alias, also after its loads have failed.
+
+    It goes before all that requests wait for, and is watched until it is ready. The exit code
+    is 1 when that fails, or nothing may be moved to make room; Ctrl-C ends the watching only.
+    """
+    settings = settings_with(**options)
+    from deploy import loading  # noqa: PLC0415
+
+    loading.load(settings, model, wait=wait)
+
+
+@main.command()
+@click.argument("model")
+@_wait
+@_models
+@_redis_url
+@_state_dir
+def unload(model: str, wait: bool, **options: Any) -> None:
+    """Have the replicas of MODEL finish what they have, and end.
+
+    Also those of a pinned model, which then stays away until it is loaded or asked for, or
+    for a day. The exit code is 1 when it stays because requests wait for it.
+    """
+    settings = settings_with(**options)
+    from deploy import loading  # noqa: PLC0415
+
+    loading.unload(settings, model, wait=wait)
+
+
+@main.command()
+@click.argument("state", type=click.Choice(["on", "off"]))
+@_models
+@_redis_url
+@_state_dir
+def loader(state: str, **options: Any) -> None:
+    """Turn the loader on, or off: then it does nothing but what `load` and `unload` order."""
+    settings = settings_with(**options)
+    from deploy import loading  # noqa: PLC0415
+
+    loading.switch(settings, automatic=state == "on")
+
+
 @main.command()
 @click.argument("model", required=False)
 @click.option("--url", envvar="CELERITY_URL", help="The gateway. [CELERITY_URL; the one that runs here]")
@@ -94,11 +146,20 @@ def chat(model: str | None, url: str | None, key: str | None, state_dir: Path | 
 
 
 @main.command()
+@click.argument("model", required=False)
 @_models
 @_state_dir
-def doctor(**options: Any) -> None:
-    """Say what this machine has, what is missing, and how to fix it."""
+def doctor(model: str | None, **options: Any) -> None:
+    """Say what this machine has, what is missing, and how to fix it.
+
+    With MODEL: what that model is, how much memory each part of it takes, and where it
+    would fit. The exit code is 1 when something is missing, or the model could not run.
+    """
     settings = settings_with(**options)
+    if model is not None:
+        from deploy import model_doctor  # noqa: PLC0415
+
+        sys.exit(model_doctor.run(settings, model))
     from deploy import doctor as examination  # noqa: PLC0415
 
     sys.exit(examination.run(settings))
@@ -166,18 +227,21 @@ _file = click.option(
 
 @keys.command("add")
 @click.argument("name")
+@click.option(
+    "--role", type=click.Choice(["user", "operator"]), default="user", help="An operator may use /admin. [user]"
+)
 @_file
-def add_key(name: str, path: Path | None) -> None:
+def add_key(name: str, role: str, path: Path | None) -> None:
     """Make a key for NAME and print it. It is shown this once."""
     from deploy import key_file  # noqa: PLC0415
 
-    key_file.add(_key_file(path), name)
+    key_file.add(_key_file(path), name, role)
 
 
 @keys.command("list")
 @_file
 def list_keys(path: Path | None) -> None:
-    """Show whose keys there are."""
+    """Show whose keys there are, and what each is good for."""
     from deploy import key_file  # noqa: PLC0415
 
     key_file.show(_key_file(path))

@@ -15,6 +15,7 @@ from rich.table import Table
 from deploy import machine
 from deploy.machine import Machine, ModelFacts
 from tasks.settings import Settings
+from workers.devices import Device
 
 OLDEST_PYTHON = (3, 11)
 # The log, the append-only file and a little room to rewrite it.
@@ -105,22 +106,37 @@ def _engine(facts: Machine) -> Iterator[Finding]:
 
 
 def _hardware(facts: Machine) -> Iterator[Finding]:
-    if facts.gpus:
-        yield Finding(Verdict.FINE, "GPU", f"{'; '.join(facts.gpus)} (driver {facts.driver})")
-        if facts.cpu_build:
-            yield Finding(
-                Verdict.WORTH_KNOWING, "GPU", "the vLLM here is the one for CPUs", "run `make setup ENGINE=gpu`"
-            )
-    else:
-        text = "no NVIDIA GPU; models run on the CPU"
+    if facts.gpu_problem:
+        yield Finding(Verdict.WORTH_KNOWING, "GPU", facts.gpu_problem, "see what `nvidia-smi` says")
+    yield from (_gpu(device) for device in facts.gpus)
+    if facts.gpus and facts.cpu_build:
+        yield Finding(Verdict.WORTH_KNOWING, "GPU", "the vLLM here is the one for CPUs", "run `make setup ENGINE=gpu`")
+    if facts.driver:
+        yield Finding(Verdict.FINE, "GPU", f"NVIDIA's driver {facts.driver}")
+    if not facts.gpus and not facts.gpu_problem:
+        text = "none that can be used; models run on the CPU"
         if facts.vllm.version is not None and not facts.cpu_build:
             yield Finding(Verdict.MISSING, "GPU", "none, but vLLM is built for one", "run `make setup ENGINE=cpu`")
         else:
             yield Finding(Verdict.FINE, "GPU", text)
     limit = "" if facts.cgroup_mib is None else f", of which this group may use {facts.cgroup_mib:,}"
-    memory = f"{facts.cpu.free_mib:,} of {facts.cpu.total_mib:,} MiB free{limit}"
-    yield Finding(Verdict.FINE, "memory", memory)
+    yield Finding(Verdict.FINE, "memory", f"{_free(facts.cpu)}{limit}")
     yield Finding(Verdict.FINE, "CPU", "has AMX" if facts.amx else "no AMX; bfloat16 is slow")
+
+
+def _gpu(device: Device) -> Finding:
+    named = f"{device.id} {device.name}".strip()
+    if device.unknown:
+        return Finding(Verdict.WORTH_KNOWING, "GPU", f"{named}: {device.unknown}", "nothing is placed there until then")
+    others = [
+        f"process {holder.pid}" + ("" if holder.mib is None else f" holds {holder.mib:,} MiB")
+        for holder in device.foreign or ()
+    ]
+    return Finding(Verdict.FINE, "GPU", "; ".join([f"{named}, {_free(device)}", *others]))
+
+
+def _free(device: Device) -> str:
+    return f"{device.free_mib or 0:,} of {device.total_mib or 0:,} MiB free"
 
 
 def _models(facts: Machine) -> Iterator[Finding]:
@@ -130,6 +146,8 @@ def _models(facts: Machine) -> Iterator[Finding]:
     yield Finding(Verdict.FINE, "models", f"{len(facts.models)} in {facts.models_file}")
     for model in facts.models:
         yield _model(model, facts)
+    for folder, why in facts.skipped.items():
+        yield Finding(Verdict.WORTH_KNOWING, f"  {folder.name}", f"not served: {why}", f"see {folder}")
 
 
 def _model(model: ModelFacts, facts: Machine) -> Finding:
@@ -138,9 +156,9 @@ def _model(model: ModelFacts, facts: Machine) -> Finding:
         verdict = Verdict.MISSING if model.spec.pinned else Verdict.WORTH_KNOWING
         return Finding(verdict, subject, model.problem, f"correct its entry in {facts.models_file}")
     if model.needs_mib is None:
-        return Finding(Verdict.WORTH_KNOWING, subject, "weights not here yet; they come from the Hugging Face hub")
+        return Finding(Verdict.WORTH_KNOWING, subject, model.misfit or "what it needs is not known")
     text = f"needs about {model.needs_mib:,} MiB"
-    if not facts.gpus and not facts.runs_already and model.needs_mib > facts.cpu.free_mib:
-        fix = "close other programs, choose a smaller model, or correct its memory_mib"
-        return Finding(Verdict.WORTH_KNOWING, subject, f"{text}, more than is free", fix)
+    if model.misfit and not facts.runs_already:
+        fix = f"close other programs, choose a smaller model, or see `celerity doctor {model.spec.id}`"
+        return Finding(Verdict.WORTH_KNOWING, subject, f"{text}; {model.misfit}", fix)
     return Finding(Verdict.FINE, subject, text)

@@ -11,13 +11,15 @@ import click
 
 from deploy.errors import CommandError
 from webapp import api_keys
+from webapp.api_keys import Role
 
 
-def add(path: Path, name: str) -> None:
+def add(path: Path, name: str, role: str) -> None:
     """Print the key alone on stdout, so that it can be piped, and everything else on stderr."""
     with _readable():
-        key = api_keys.add(path, name)
-    click.echo(f"Key for {name}, shown this once; {path} keeps only its hash:", err=True)
+        key = api_keys.add(path, name, Role(role))
+    whose = f"{name}, an operator" if role == Role.OPERATOR else name
+    click.echo(f"Key for {whose}, shown this once; {path} keeps only its hash:", err=True)
     click.echo(key)
     if not _is_in_use(path):
         click.echo(f"For the gateway to ask for it, start it with CELERITY_API_KEYS_FILE={path.absolute()}", err=True)
@@ -30,7 +32,7 @@ def show(path: Path) -> None:
         entries = api_keys.read(path)
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
-        click.echo(f"{entry.name:<{width}}  made {entry.created}")
+        click.echo(f"{entry.name:<{width}}  {entry.role.value:<8}  made {entry.created}")
 
 
 def remove(path: Path, name: str) -> None:

@@ -1,8 +1,8 @@
 """`celerity up`: everything on one machine, in the foreground, until it is told to stop.
 
-The shell round the supervisor: it starts the services in order, says what they are at,
-and tells Redis how this machine is. What is decided is decided in `restarts` and
-`supervisor`; what is run is listed in `services`.
+The shell round the supervisor: it starts the services in order and says what happens.
+Which models run is not decided here but by the loader, whose control worker, beat and
+node agent are services like the gateway. What is run is listed in `services`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,36 @@ import contextlib
 import dataclasses
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 import redis
 
-from deploy import embedded_redis, preflight, readiness, running, services
+from deploy import embedded_redis, model_news, preflight, readiness, running, services
 from deploy.errors import StartError
 from deploy.log_echo import LogEcho
+from deploy.model_news import ModelNews
 from deploy.progress import Progress
-from deploy.restarts import GiveUp
-from deploy.supervisor import Died, Phase, Supervisor
+from deploy.supervisor import Died, Supervisor
 from deploy.wakeups import Wakeups
 from tasks.connections import command_client
-from tasks.nodes import HEARTBEAT_S, NodeFacts, NodeStore
-from tasks.reaper import Reaper
+from tasks.nodes import NodeStore
+from tasks.orders import OrderStore
 from tasks.settings import Settings, embedded_redis_url
-from workers import inventory, launcher
-from workers.launcher.base import Launcher
+from tasks.site import site
+from workers import launcher
+from workers.launcher import output
+from workers.launcher.base import ServiceLauncher, slug
+from workers.launcher.ending import end_all
+from workers.launcher.errors import LaunchError
 from workers.launcher.guard import GRACE_S
-from workers.registry import ModelSpec, Registry
+from workers.launcher.process import ProcessLauncher
+from workers.registry import Registry
 
 _REDIS_START_S = 60.0
 _TICK_S = 0.25
+# Once everything is up, what models do is looked at this often.
+_NEWS_EVERY_S = 2.0
+_TAIL_LINES = 15
 
 
 def up(settings: Settings, *, verbose: bool = False) -> None:
@@ -43,7 +52,7 @@ def up(settings: Settings, *, verbose: bool = False) -> None:
         stack.enter_context(running.only_one(settings.state_dir))
         registry = preflight.check(settings)
         wakeups = stack.enter_context(Wakeups())
-        starter = launcher.create(settings.launcher, settings.state_dir / "logs")
+        starter = ProcessLauncher(settings.state_dir / "logs", replicas_of=site(settings))
         stack.callback(starter.close)
         LocalCluster(settings, registry, starter, wakeups, verbose=verbose).run()
 
@@ -52,7 +61,7 @@ class LocalCluster:
     """One run of `celerity up`."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, starter: Launcher, wakeups: Wakeups, *, verbose: bool
+        self, settings: Settings, registry: Registry, starter: ServiceLauncher, wakeups: Wakeups, *, verbose: bool
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -61,14 +70,10 @@ class LocalCluster:
         self._progress = Progress(sys.stdout, sys.stderr)
         self._echo = LogEcho(settings.state_dir / "logs") if verbose else None
         self._client = command_client(settings.redis_url)
-        self._nodes = NodeStore(self._client)
-        self._reaper = Reaper(self._client)
         self._url = readiness.base_url(settings.host, settings.port)
-        self._replicas: dict[str, ModelSpec] = {}  # by service name
-        self._announced: set[str] = set()
-        self._failed: dict[str, str] = {}  # model → why
+        self._news = ModelNews()
         self._began = time.monotonic()
-        self._beat_at = float("-inf")
+        self._looked_at = float("-inf")
         self._gateway_up = False
         self._ready = False
 
@@ -113,21 +118,15 @@ class LocalCluster:
         settings = self._settings
         note = running.this_process(url=self._url, redis_url=settings.redis_url, models=settings.models)
         running.write(settings.state_dir, note)
-        self._supervisor.start(services.gateway(settings))
-        self._supervisor.start(services.control(settings))
-        device = inventory.devices()[0].id
-        for spec in preflight.pinned(self._registry):
-            for service in services.replicas(spec, settings, device):
-                self._replicas[service.name] = spec
-                self._supervisor.start(service)
-        if not self._replicas:
-            self._progress.say("models", f"none is pinned in {settings.models}, so none is loaded")
+        # The agent first: nothing can be placed before it has said what this machine has.
+        for service in (services.agent, services.control, services.beat, services.gateway):
+            self._supervisor.start(service(settings))
+        if not preflight.pinned(self._registry):
+            self._progress.say("models", f"none is pinned in {settings.models}; each is loaded when it is asked for")
 
     def _tick(self) -> None:
         self._look_for_deaths()
-        self._beat()
-        if not self._ready:
-            self._look_for_readiness()
+        self._look_at_models()
         for name, line in self._echo.new_lines() if self._echo else ():
             self._progress.say(name, line)
         self._wakeups.wait(self._pause_s())
@@ -137,38 +136,51 @@ class LocalCluster:
         if not self._ready or self._echo:
             return _TICK_S
         next_start = self._supervisor.next_start_at() or float("inf")
-        return min(self._beat_at + HEARTBEAT_S, next_start) - time.monotonic()
+        return min(self._looked_at + _NEWS_EVERY_S, next_start) - time.monotonic()
 
-    def _look_for_readiness(self) -> None:
-        elapsed_s = time.monotonic() - self._began
+    def _look_at_models(self) -> None:
+        """Tell what is new; say that everything is ready, once it is."""
+        now = time.monotonic()
+        if self._ready and now - self._looked_at < _NEWS_EVERY_S:
+            return
+        self._looked_at = now
+        sight = readiness.models_now(self._client, self._settings.node_id, preflight.pinned(self._registry))
+        if sight is None:
+            if not self._ready:
+                self._progress.waiting("loader", "starting", now - self._began)
+            return
+        since_start_s = None if self._ready else now - self._began
+        for news in self._news.of(sight, self._registry.models, since_start_s):
+            self._progress.say(news.model, news.text)
+            if news.bad:
+                self._show_log_of(news.model)
+        if not self._ready:
+            self._look_for_readiness(sight, now - self._began)
+
+    def _look_for_readiness(self, sight: model_news.Sight, elapsed_s: float) -> None:
+        pinned = preflight.pinned(self._registry)
         if not self._gateway_up and readiness.gateway_answers(self._settings.host, self._settings.port):
             self._gateway_up = True
             self._progress.say("gateway", f"listening, {self._url}")
-        loading = self._still_loading(elapsed_s)
-        if loading:
-            self._progress.waiting(loading[0], "loading", elapsed_s)
+        if model_news.all_failed(pinned, sight):
+            raise StartError("no pinned model could be loaded; the reasons stand above")
+        if awaited := model_news.still_awaited(pinned, sight):
+            self._progress.waiting(awaited[0], "loading", elapsed_s)
         elif not self._gateway_up:
             self._progress.waiting("gateway", "starting", elapsed_s)
-        elif self._replicas and not self._announced:
-            raise StartError("no pinned model could be loaded; the reasons stand above")
+        elif not model_news.any_ready(pinned, sight):
+            self._progress.waiting("models", "waiting for another try", elapsed_s)
         else:
             self._ready = True
             self._progress.ready(f"{self._url}/v1")
 
-    def _still_loading(self, elapsed_s: float) -> list[str]:
-        """Return the services that are neither ready nor given up, and say who became ready."""
-        ready = readiness.ready_replicas(self._client)
-        loading = []
-        for name, spec in self._replicas.items():
-            if self._supervisor.phase(name) is Phase.GAVE_UP:
-                continue
-            if self._supervisor.process(name).name not in ready:
-                loading.append(name)
-            elif name not in self._announced:
-                self._announced.add(name)
-                aliases = f", also called {', '.join(spec.aliases)}" if spec.aliases else ""
-                self._progress.say(name, f"ready after {elapsed_s:.0f} s{aliases}")
-        return loading
+    def _show_log_of(self, model: str) -> None:
+        """Show the end of what the model's latest replica said."""
+        logs = site(self._settings).logs.glob(f"{slug(model)}-*.log")
+        latest = max(logs, key=lambda log: log.stat().st_mtime, default=None)
+        if latest is not None:
+            self._progress.say(model, f"the end of {latest}:")
+            self._progress.block(output.tail(latest, _TAIL_LINES))
 
     def _look_for_deaths(self) -> None:
         for died in self._supervisor.poll(time.monotonic()):
@@ -176,52 +188,56 @@ class LocalCluster:
 
     def _report(self, died: Died) -> None:
         how = f"signal {-died.exit_code}" if died.exit_code < 0 else f"exit code {died.exit_code}"
-        if isinstance(died.next, GiveUp):
-            often = f"{died.next.crashes} times within 10 minutes"
-            what = f"died ({how}) {often} and is not started again"
-            self._failed[self._replicas[died.service].id] = f"its worker died {often} ({how}); see {died.log}"
-        else:
-            what = f"died ({how}); started again in {max(0.0, died.next.at - time.monotonic()):.0f} s"
-        self._progress.say(died.service, f"{what}. The end of {died.log}:")
+        again_s = max(0.0, died.again_at - time.monotonic())
+        self._progress.say(died.service, f"died ({how}); started again in {again_s:.0f} s. The end of {died.log}:")
         self._progress.block(died.tail)
-        if died.service in self._replicas:
-            # Whoever waits for it shall not have to wait for its heartbeat to lapse.
-            with contextlib.suppress(redis.RedisError, OSError):
-                self._reaper.bury(died.process)
-        elif not self._gateway_up:
+        if not self._gateway_up:
             raise StartError(f"{died.service} cannot be started")
-        self._beat_at = float("-inf")
-
-    def _beat(self) -> None:
-        """Tell Redis how this machine is, every few seconds and whenever something changed."""
-        now = time.monotonic()
-        if now - self._beat_at < HEARTBEAT_S:
-            return
-        self._beat_at = now
-        wanted = [name for name in self._replicas if self._supervisor.phase(name) is not Phase.GAVE_UP]
-        facts = NodeFacts(
-            id=self._settings.node_id,
-            devices=inventory.devices(),
-            launched={self._supervisor.process(name).name: self._replicas[name].id for name in wanted},
-            failed=dict(self._failed),
-        )
-        with contextlib.suppress(redis.RedisError, OSError):
-            self._nodes.beat(facts)
 
     def _stop(self) -> None:
         asked = self._wakeups.stop_requests
-        with contextlib.suppress(redis.RedisError, OSError):
-            self._nodes.remove(self._settings.node_id)
+
+        def hasten() -> bool:
+            return self._wakeups.stop_requests > asked
+
+        def stopping(name: str) -> None:
+            self._progress.say(name, "stopping")
+
         self._supervisor.stop(
-            clock=time.monotonic,
-            wait=self._wakeups.wait,
-            hasten=lambda: self._wakeups.stop_requests > asked,
-            stopping=lambda name: self._progress.say(name, "stopping"),
+            clock=time.monotonic, wait=self._wakeups.wait, hasten=hasten, stopping=stopping, before=services.REDIS_STAGE
         )
+        self._end_replicas(hasten)
+        self._supervisor.stop(clock=time.monotonic, wait=self._wakeups.wait, hasten=hasten, stopping=stopping)
         self._client.close()
         running.remove(self._settings.state_dir)
         if self._settings.redis_url == embedded_redis_url(self._settings.state_dir):
             embedded_redis.remove_socket(self._settings.state_dir)
+
+    def _end_replicas(self, hasten: Callable[[], bool]) -> None:
+        """Have the replicas of this machine finish and end; nobody is left who would start others."""
+        try:
+            replicas = launcher.create(site(self._settings))
+            if replicas.list():
+                self._progress.say("models", "stopping")
+            grace_s = self._settings.drain_timeout_s + services.AFTER_DRAIN_S
+            # Once it is to be quick, it is as if the grace were over.
+            ended = end_all(
+                replicas,
+                grace_s=grace_s,
+                clock=lambda: time.monotonic() + (grace_s if hasten() else 0),
+                wait=self._wakeups.wait,
+            )
+            self._forget(ended)
+        except LaunchError as error:
+            self._progress.say("models", f"not all could be ended: {error}")
+
+    def _forget(self, replicas: Sequence[str]) -> None:
+        """Take this machine and its replicas out of Redis, so that nobody waits for them."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            NodeStore(self._client).remove(self._settings.node_id)
+            orders = OrderStore(self._client)
+            for replica in replicas:
+                orders.remove(replica, node=self._settings.node_id)
 
 
 def without_password(url: str) -> str:

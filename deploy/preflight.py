@@ -28,7 +28,7 @@ def check(settings: Settings) -> Registry:
         raise StartError(f"CELERITY_LAUNCHER is {settings.launcher!r}; it can be {' or '.join(LAUNCHERS)}")
     registry = load_registry(settings.models, settings.models_dir)
     for spec in pinned(registry):
-        if problem := model_problem(spec):
+        if problem := model_problem(spec, registry):
             raise StartError(f"{settings.models}: {spec.id}: {problem}")
     check_port(settings.host, settings.port)
     return registry
@@ -47,10 +47,12 @@ def pinned(registry: Registry) -> list[ModelSpec]:
     return [spec for spec in registry.models.values() if spec.pinned]
 
 
-def model_problem(spec: ModelSpec) -> str | None:
+def model_problem(spec: ModelSpec, registry: Registry) -> str | None:
     """Return why `spec` could not be loaded on this machine, as far as that shows without loading it."""
     if spec.engine != "vllm":
         return None
+    if (problem := registry.problems.get(spec.id)) is not None:
+        return problem
     if importlib.util.find_spec("vllm") is None:
         return "needs vLLM, which is not installed; run `make setup`"
     folder = Path(spec.path or "")
@@ -58,8 +60,6 @@ def model_problem(spec: ModelSpec) -> str | None:
         return None
     if not folder.is_dir():
         return f"there is no folder {folder}; correct its `path:`"
-    if not (folder / "config.json").is_file():
-        return f"{folder} holds no config.json, so it is not a model in Hugging Face's layout"
     return None
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import http.client
+from collections import Counter
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import redis
 
+from deploy.model_news import Sight
+from tasks import keys
+from tasks.load_failures import LoadFailureStore
+from tasks.outlooks import OutlookStore
 from tasks.replicas import ReplicaState, ReplicaStore
+from workers.registry import ModelSpec
 
 _ANSWER_WITHIN_S = 2.0
 # What one listens on is not always what one can connect to.
@@ -30,9 +37,16 @@ def gateway_answers(host: str, port: int) -> bool:
         connection.close()
 
 
-def ready_replicas(client: redis.Redis) -> set[str]:
-    """Return the ids of the replicas that take requests; none while Redis does not answer."""
+def models_now(client: redis.Redis, node: str, pinned: Sequence[ModelSpec] = ()) -> Sight | None:
+    """Return how models are; None while Redis does not answer, or the loader has not seen `node` yet."""
     try:
-        return {facts.id for facts in ReplicaStore(client).all() if facts.state is ReplicaState.READY}
+        if not client.exists(keys.LOADER_RAN) or client.zscore(keys.NODES, node) is None:
+            return None
+        ready = Counter(facts.model for facts in ReplicaStore(client).all() if facts.state is ReplicaState.READY)
+        failures = {it.model: it for it in LoadFailureStore(client).all()}
+        said = OutlookStore(client).latest([spec.id for spec in pinned])
+        # Of one whose loads failed, the failures tell more.
+        refused = {id_: it.text for id_, it in said.items() if it.code and id_ not in {*ready, *failures}}
+        return Sight(ready, failures, refused)
     except (redis.RedisError, OSError):
-        return set()
+        return None

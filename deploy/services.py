@@ -8,24 +8,24 @@ from pathlib import Path
 import deploy
 from deploy import embedded_redis
 from deploy.supervisor import Service
+from tasks.queues import LOADER_QUEUE, node_queue
 from tasks.settings import Settings
-from workers.launcher.base import CELERY_WORKER, WORKER_FLAGS, Command, new_replica_id, slug, worker_command
-from workers.registry import ModelSpec
+from workers.launcher.base import CELERY, WORKER_FLAGS, Command
 
-# The gateway goes first, so that nobody hands in work while workers finish theirs; Redis
-# goes last, since everybody else's last words pass through it.
-GATEWAY_STAGE, WORKER_STAGE, CONTROL_STAGE, REDIS_STAGE = range(4)
+# The gateway goes first, so that nobody hands in work while workers finish theirs. Then those who would start
+# workers; then the workers, which are nobody's service. Redis goes last: everybody else's last words pass through it.
+GATEWAY_STAGE, LOADER_STAGE, REDIS_STAGE = range(3)
 # Beyond its drain a process may need this long to go: an engine gives its memory back.
-_AFTER_DRAIN_S = 15.0
+AFTER_DRAIN_S = 15.0
 _REDIS_S = 20.0
 
-REDIS, GATEWAY, CONTROL = "redis", "gateway", "control"
+REDIS, GATEWAY, CONTROL, AGENT, BEAT = "redis", "gateway", "control", "agent", "beat"
 
 
 def redis(program: embedded_redis.Program, settings: Settings) -> Service:
     return Service(
         name=REDIS,
-        command=lambda: embedded_redis.command(program, settings.state_dir),
+        command=embedded_redis.command(program, settings.state_dir),
         stage=REDIS_STAGE,
         stop_within_s=_REDIS_S,
         hastens=False,
@@ -38,30 +38,33 @@ def gateway(settings: Settings) -> Service:
     command = Command(name=GATEWAY, argv=argv, env=settings.to_env(), log=GATEWAY)
     return Service(
         name=GATEWAY,
-        command=lambda: command,
+        command=command,
         stage=GATEWAY_STAGE,
-        stop_within_s=settings.drain_timeout_s + _AFTER_DRAIN_S,
+        stop_within_s=settings.drain_timeout_s + AFTER_DRAIN_S,
     )
 
 
 def control(settings: Settings) -> Service:
-    argv = (*CELERY_WORKER, "-P", "solo", "-Q", "control,default", "-n", "control@%h", *WORKER_FLAGS)
-    command = Command(name=CONTROL, argv=argv, env=settings.to_env(), log=CONTROL)
-    return Service(name=CONTROL, command=lambda: command, stage=CONTROL_STAGE, stop_within_s=_AFTER_DRAIN_S)
+    """What decides which models run where."""
+    return _worker(CONTROL, "tasks.app", f"{LOADER_QUEUE},default", settings)
 
 
-def replicas(spec: ModelSpec, settings: Settings, device: str) -> list[Service]:
-    """Return the services of a pinned model: as many as its smallest number of replicas, at least one."""
-    return [_replica(spec, settings, device, number) for number in range(1, max(1, spec.replicas_min) + 1)]
+def agent(settings: Settings) -> Service:
+    """What starts and stops workers on this machine."""
+    return _worker(AGENT, "tasks.node_step", node_queue(settings.node_id), settings)
 
 
-def _replica(spec: ModelSpec, settings: Settings, device: str, number: int) -> Service:
-    name = spec.id if number == 1 else f"{spec.id}.{number}"
-    env = settings.to_env()
-    return Service(
-        name=name,
-        command=lambda: worker_command(spec, new_replica_id(spec.id), env, device=device, log=slug(f"model-{name}")),
-        stage=WORKER_STAGE,
-        stop_within_s=settings.drain_timeout_s + _AFTER_DRAIN_S,
-        may_give_up=True,
-    )
+def beat(settings: Settings) -> Service:
+    """What has the loader look every two seconds. It has nothing to remember."""
+    argv = (*CELERY, "-A", "tasks.app", "beat", "--pidfile=", "--loglevel", "WARNING")
+    return _service(BEAT, argv, settings)
+
+
+def _worker(name: str, app: str, queues: str, settings: Settings) -> Service:
+    argv = (*CELERY, "-A", app, "worker", "-P", "solo", "-Q", queues, "-n", f"{name}@%h", *WORKER_FLAGS)
+    return _service(name, argv, settings)
+
+
+def _service(name: str, argv: tuple[str, ...], settings: Settings) -> Service:
+    command = Command(name=name, argv=argv, env=settings.to_env(), log=name)
+    return Service(name=name, command=command, stage=LOADER_STAGE, stop_within_s=AFTER_DRAIN_S)

@@ -12,22 +12,21 @@ from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
-from deploy.restarts import GiveUp, Retry, after_crash
-from workers.launcher.base import Command, Launcher, Process
+from deploy.restarts import after_crash
+from workers.launcher.base import Command, Process, ServiceLauncher
 
 _TAIL_LINES = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Something that shall run. `command` is asked for anew at every start, so a new replica has a new id."""
+    """Something that shall run."""
 
     name: str
-    command: Callable[[], Command]
+    command: Command
     stage: int
     """Stages are stopped one after another, the lowest first; the services of one stage together."""
     stop_within_s: float
-    may_give_up: bool = False
     hastens: bool = True
     """Whether a second request to stop kills it at once. Not the one that has data to write."""
 
@@ -35,19 +34,17 @@ class Service:
 class Phase(StrEnum):
     RUNNING = "running"
     WAITING = "waiting"  # died, and is started again when its delay is over
-    GAVE_UP = "gave_up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Died:
-    """A service's process ended without being asked to. `next` says what becomes of it."""
+    """A service's process ended without being asked to; it is started again at `again_at` (monotonic)."""
 
     service: str
-    process: str
     exit_code: int
-    log: Path
+    log: Path | str
     tail: list[str]
-    next: Retry | GiveUp
+    again_at: float
 
 
 class _Supervised:
@@ -62,21 +59,14 @@ class _Supervised:
 class Supervisor:
     """`now` is always a time of the monotonic clock."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: ServiceLauncher) -> None:
         self._launcher = launcher
         self._all: dict[str, _Supervised] = {}
 
     def start(self, service: Service) -> Process:
-        process = self._launcher.start(service.command())
+        process = self._launcher.start(service.command)
         self._all[service.name] = _Supervised(service, process)
         return process
-
-    def process(self, name: str) -> Process:
-        """Return the process that is, or last was, service `name`."""
-        return self._all[name].process
-
-    def phase(self, name: str) -> Phase:
-        return self._all[name].phase
 
     def poll(self, now: float) -> list[Died]:
         """Notice who has died, and start again whose delay is over."""
@@ -88,10 +78,8 @@ class Supervisor:
                         died.append(self._note_death(it, code, now))
                 case Phase.WAITING:
                     if now >= it.retry_at:
-                        it.process = self._launcher.start(it.service.command())
+                        it.process = self._launcher.start(it.service.command)
                         it.phase = Phase.RUNNING
-                case Phase.GAVE_UP:
-                    pass
                 case _:
                     assert_never(it.phase)
         return died
@@ -107,13 +95,15 @@ class Supervisor:
         wait: Callable[[float], None],
         hasten: Callable[[], bool],
         stopping: Callable[[str], None] = lambda _: None,
+        before: int | None = None,
     ) -> None:
-        """Stop everything, stage by stage; return when nothing runs.
+        """Stop every stage, or those `before` one, one after the other; return when nothing of them runs.
 
         `wait` returns after that long, or earlier when a child ended or a signal came.
         Once `hasten` says so, nobody is waited for but who has data to write.
         """
-        for stage in sorted({it.service.stage for it in self._all.values()}):
+        stages = {it.service.stage for it in self._all.values()}
+        for stage in sorted(stage for stage in stages if before is None or stage < before):
             members = [it for it in self._all.values() if it.service.stage == stage]
             running = [it for it in members if it.process.exit_code() is None]
             for it in running:
@@ -126,23 +116,15 @@ class Supervisor:
                     if late or (hasten() and it.service.hastens):
                         it.process.kill()
                 wait(0.5)
-        self._all.clear()
+            self._all = {name: it for name, it in self._all.items() if it.service.stage != stage}
 
     def _note_death(self, it: _Supervised, code: int, now: float) -> Died:
         it.crashes.append(now)
-        decision = after_crash(it.crashes, now=now, may_give_up=it.service.may_give_up)
-        match decision:
-            case Retry(at):
-                it.phase, it.retry_at = Phase.WAITING, at
-            case GiveUp():
-                it.phase = Phase.GAVE_UP
-            case _:
-                assert_never(decision)
+        it.phase, it.retry_at = Phase.WAITING, after_crash(it.crashes, now=now)
         return Died(
             service=it.service.name,
-            process=it.process.name,
             exit_code=code,
             log=it.process.log,
             tail=it.process.tail(_TAIL_LINES),
-            next=decision,
+            again_at=it.retry_at,
         )

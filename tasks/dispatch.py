@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from tasks.cold_start import NO_TERMS, Standing, Terms
 from tasks.messages import Call, Endpoint, Event
+from workers.placement.actions import Explanation
 
 
 class RequestStatus(StrEnum):
@@ -36,6 +38,8 @@ class RequestFacts:
     ended_at: float | None
     tries: int
     """How many workers have taken it."""
+    position: int | None = None
+    """Its place in the queue, 1 for the next; None when it stands in none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,10 @@ class Answer(Protocol):
         """
         ...
 
+    def standing(self) -> Standing | None:
+        """Return how the call stands while it waits for a worker; None otherwise, or if nobody can say. Asks Redis."""
+        ...
+
     def abandon(self) -> None:
         """Make a `next` that waits, and every later one, raise RequestCancelledError at once.
 
@@ -89,15 +97,28 @@ class Dispatcher(Protocol):
     belongs to another caller.
     """
 
-    def submit(self, call: Call, *, max_depth: int, once: Once | None = None) -> Answer:
+    def ready(self, model: str) -> bool:
+        """Say whether a replica of the model takes work, as of half a second ago. Asks nobody."""
+        ...
+
+    def outlook(self, model: str) -> Explanation | None:
+        """Return what the loader says to those who want the model; None when it has said nothing lately."""
+        ...
+
+    def submit(self, call: Call, *, max_depth: int, once: Once | None = None, terms: Terms = NO_TERMS) -> Answer:
         """Queue the call durably and follow it.
 
         An empty `call.gateway` becomes this dispatcher's own, unless the call is kept
         (`keep_s`): then its answer is made whoever waits. With `once`, a call whose key
         the caller has used already is not queued; the earlier one is followed.
 
+        When the model has no ready replica, its load begins, and what becomes of the
+        call is a question of `terms`.
+
         Raises ServerOverloadedError when `max_depth` calls wait already for its model,
-        IdempotencyKeyReusedError when the key stands for another digest.
+        IdempotencyKeyReusedError when the key stands for another digest, PoolExhaustedError
+        or ModelLoadFailedError when waiting for the model is in vain, and Deferred when the
+        call was not queued because its client does not wait.
         """
         ...
 

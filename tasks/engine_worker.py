@@ -9,6 +9,7 @@ celeryconfig. Which model it serves stands in its environment: `CELERITY_MODEL` 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import time
@@ -23,10 +24,12 @@ from tasks.claim_store import ClaimStore
 from tasks.connections import BLOCK_MS, async_client, command_client
 from tasks.heartbeat import Heartbeat
 from tasks.inference import Inference
+from tasks.moves import Move
 from tasks.pulse import ALIVE_S
 from tasks.replicas import ReplicaFacts, ReplicaState, advance
 from tasks.rotation import Rotator
 from tasks.settings import Settings, SettingsError
+from tasks.sleeper import Sleeper
 from tasks.streams import StreamWriter
 from workers import engine as engines
 from workers.engine.base import Engine, EngineDeadError
@@ -52,6 +55,7 @@ class Identity:
     spec: ModelSpec
     node: str
     device: str
+    reserved_mib: int | None
     started_at: float
 
 
@@ -63,8 +67,12 @@ class EngineWorker:
         self._settings = Settings.from_env()
         self._identity = _identity(self._settings)
         self._state = ReplicaState.STARTING
+        self._ready_at: float | None = None
+        self._slept_at: float | None = None
         self._engine: Engine | None = None
         self._inference: Inference | None = None
+        self._sleeper: Sleeper | None = None
+        self._told_in_flight = 0
         self._circuit = Circuit()
         self._background: list[asyncio.Task[None]] = []
         self._ticked_at = time.monotonic()
@@ -89,8 +97,9 @@ class EngineWorker:
         writer = StreamWriter(self._client, self._identity.replica_id)
         claims = ClaimStore(self._client, self._identity.replica_id)
         self._inference = Inference(engine, claims, writer, self._circuit, self._die)
+        self._sleeper = Sleeper(engine, self._inference, self._move, lambda: self._state)
         rotator = Rotator(self._client, self._identity.replica_id, self._identity.spec.id, self._circuit)
-        work = (writer.run(), rotator.run(), self._tick(), self._watch(), self._obey())
+        work = (writer.run(), rotator.run(), self._sleeper.run(), self._tick(), self._watch(), self._obey())
         self._background = [asyncio.create_task(coroutine) for coroutine in work]
         for task in self._background:
             task.add_done_callback(self._on_background_end)
@@ -108,6 +117,8 @@ class EngineWorker:
         # A hung loop looks dead to others: what is taken now, nobody would look for.
         if self._engine is None or self._state is not ReplicaState.READY or self.alive_s() <= 0:
             return 0
+        if self._sleeper is not None and self._sleeper.is_dozing:
+            return 0
         load = self._engine.load()
         return 0 if load.waiting or load.kv_usage >= KV_FULL else self._circuit.limit(load.seats, time.monotonic())
 
@@ -116,7 +127,7 @@ class EngineWorker:
             self._move(ReplicaState.READY)
 
     def draining(self) -> None:
-        if self._state in (ReplicaState.STARTING, ReplicaState.READY):
+        if self._state in (ReplicaState.STARTING, ReplicaState.READY, ReplicaState.SLEEPING):
             self._move(ReplicaState.DRAINING)
 
     def alive_s(self) -> float:
@@ -152,6 +163,10 @@ class EngineWorker:
 
     def _move(self, to: ReplicaState) -> None:
         self._state = advance(self._state, to)
+        if to is ReplicaState.READY:
+            self._ready_at, self._slept_at = time.time(), None
+        elif to is ReplicaState.SLEEPING:
+            self._slept_at = time.time()
         self._heartbeat.soon()
         log.info(
             "replica %s",
@@ -166,6 +181,8 @@ class EngineWorker:
         if time.monotonic() - measured_at > _MEMORY_EVERY_S:
             mib = tree_mib(os.getpid())
             self._memory = (time.monotonic(), mib)
+        need = self._engine.sleep_need if self._engine and load else None
+        self._told_in_flight = load.running if load else 0
         return ReplicaFacts(
             id=self._identity.replica_id,
             model=self._identity.spec.id,
@@ -173,13 +190,20 @@ class EngineWorker:
             device=self._identity.device,
             state=self._state,
             pid=os.getpid(),
-            in_flight=load.running if load else 0,
+            in_flight=self._told_in_flight,
             seats=load.seats if load else 0,
             kv_usage=load.kv_usage if load else 0.0,
             memory_mib=mib,
             started_at=self._identity.started_at,
             last_used_at=self._inference.last_used_at if self._inference else None,
             heartbeat_at=now,
+            ready_at=self._ready_at,
+            slept_at=self._slept_at,
+            reserved_mib=self._identity.reserved_mib,
+            can_sleep=need is not None,
+            sleep_mib=need.device_mib if need else 0,
+            sleep_ram_mib=need.ram_mib if need else 0,
+            kv_mib=self._engine.kv_mib if self._engine else None,
         )
 
     def waiting_gateways(self) -> frozenset[str]:
@@ -206,8 +230,12 @@ class EngineWorker:
             self._die(f"a background task broke: {type(error).__name__}")
 
     async def _tick(self) -> None:
+        assert self._engine is not None
         while True:
             self._ticked_at = time.monotonic()
+            if self._told_in_flight and not self._engine.load().running:
+                # Somebody may wait for its room.
+                self._heartbeat.soon()
             await asyncio.sleep(_TICK_S)
 
     async def _watch(self) -> None:
@@ -222,7 +250,7 @@ class EngineWorker:
             await asyncio.sleep(_CHECK_S)
 
     async def _obey(self) -> None:
-        """Follow this replica's control stream: the cancellations meant for it alone."""
+        """Follow this replica's control stream: the cancellations and the moves meant for it alone."""
         key, last = keys.control(self._identity.replica_id), b"0"
         while True:
             try:
@@ -234,7 +262,10 @@ class EngineWorker:
                 continue
             for _, records in (reply.items() if isinstance(reply, dict) else reply) or ():
                 for last, fields in records:  # noqa: B007 - the last id read is where the next read begins
-                    self.inference.drop(fields[b"cancel"].decode())
+                    if (move := Move.decode(fields)) is None:
+                        self.inference.drop(fields[b"cancel"].decode())
+                    elif self._sleeper is not None:
+                        self._sleeper.told(move)
 
 
 def _identity(settings: Settings) -> Identity:
@@ -246,4 +277,9 @@ def _identity(settings: Settings) -> Identity:
     spec = Registry.load(settings.models, settings.models_dir).resolve(model)
     if spec is None:
         raise SettingsError(f"CELERITY_MODEL is {model!r}, which {settings.models} does not have")
-    return Identity(replica_id, spec, settings.node_id, os.environ.get("CELERITY_DEVICE", "cpu"), time.time())
+    reserved = os.environ.get("CELERITY_RESERVED_MIB")
+    reserved_mib = int(reserved) if reserved else None
+    if reserved_mib is not None:
+        spec = dataclasses.replace(spec, memory_mib=reserved_mib)
+    device = os.environ.get("CELERITY_DEVICE", "cpu")
+    return Identity(replica_id, spec, settings.node_id, device, reserved_mib, time.time())

@@ -14,15 +14,19 @@ class ServingError(Exception):
     `message` is shown to the client, so it never holds a path, a host name, a prompt
     or the text of a foreign exception. `param` names the offending field of the body.
     `final`: the same request would fail again, whatever its code suggests.
+    `retry_after_s`: when it is worth repeating, where somebody knows that better than its code does.
     """
 
     code = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None, final: bool = False) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, final: bool = False, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.final = final
+        self.retry_after_s = retry_after_s
 
 
 class InvalidRequestError(ServingError):
@@ -65,6 +69,18 @@ class InvalidApiKeyError(ServingError):
     """No key, or one that is not ours. The same text for both."""
 
     code = "invalid_api_key"
+
+
+class OperatorKeyRequiredError(ServingError):
+    """The key is a user's, and this is for operators."""
+
+    code = "operator_key_required"
+
+
+class ForbiddenOriginError(ServingError):
+    """A web page of somebody else's asks, by the browser of an operator."""
+
+    code = "forbidden_origin"
 
 
 class ModelNotFoundError(ServingError):
@@ -121,6 +137,12 @@ class ModelLoadFailedError(ServingError):
     code = "model_load_failed"
 
 
+class PoolExhaustedError(ServingError):
+    """No device can be freed for the model now."""
+
+    code = "pool_exhausted"
+
+
 class DeadlineExceededError(ServingError):
     """A limit on waiting, on silence or on the whole request ran out."""
 
@@ -147,14 +169,21 @@ def every_error() -> list[type[ServingError]]:
     return found
 
 
-def error_of(code: str, message: str, param: str | None = None, *, final: bool = False) -> ServingError:
+def error_of(
+    code: str,
+    message: str,
+    param: str | None = None,
+    *,
+    final: bool = False,
+    retry_after_s: float | None = None,
+) -> ServingError:
     """Rebuild the error that was written down as `code`.
 
     A code from a newer release than ours is kept as it is: it becomes a plain
     `ServingError` whose `code` is that text.
     """
     by_code = {cls.code: cls for cls in every_error()}
-    error = by_code.get(code, ServingError)(message, param=param, final=final)
+    error = by_code.get(code, ServingError)(message, param=param, final=final, retry_after_s=retry_after_s)
     if code not in by_code:
         error.code = code
     return error

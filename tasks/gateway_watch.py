@@ -13,14 +13,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 import redis
 
 from tasks import keys
+from tasks.cold_watch import ColdWatch
 from tasks.connections import refuses_writes
+from tasks.followed import Followed
 from tasks.inbox import Inbox
 from tasks.messages import Call, Failed, parse_id
 from tasks.pulse import LOOKS_APART_S, PULSE_S, Pulse
@@ -32,16 +34,11 @@ from tasks.stream_reader import StreamReader
 log = logging.getLogger(__name__)
 
 REFRESH_S = 3.0
-# From the latest record to the first look, and from one look to the next.
-SILENT_S = 3.0
-LOOK_AGAIN_S = 5.0
-LONGEST_APART_S = 60.0
 _SLOW_S = 1.0
 _MOST_TO_CANCEL = 10_000
 # Redis has taken no write for so long. It is noticed up to REFRESH_S late.
 REFUSED_S = 4.0
 
-UNLOADABLE = Failed("model_load_failed", "The model could not be loaded; its operator finds the reason in the log.")
 FULL = Failed(
     "service_unavailable", "The server's memory or disk is full, so the answer cannot go on; repeat it later."
 )
@@ -66,22 +63,6 @@ def diagnose(last: tuple[int, int] | None, newest: tuple[int, int] | None, *, re
     return Finding.WELL if claimed else Finding.UNCLAIMED
 
 
-@dataclass(eq=False, slots=True)
-class Followed:
-    """An answer that somebody waits for here. `again`: whether it may be asked for again from here."""
-
-    inbox: Inbox
-    call: Call
-    again: bool
-    looked_at: float = float("-inf")
-    unclaimed_looks: int = 0
-
-    def due(self, now: float) -> bool:
-        """Say whether it was silent for long; what waits in a queue is looked at ever more seldom."""
-        apart_s = min(LOOK_AGAIN_S * max(1, self.unclaimed_looks), LONGEST_APART_S)
-        return now - self.inbox.heard_at > SILENT_S and now - self.looked_at > apart_s
-
-
 class GatewayWatch:
     """One thread a gateway, from the first request on. Times are those of the monotonic clock."""
 
@@ -91,6 +72,8 @@ class GatewayWatch:
         gateway_id: str,
         reader: StreamReader,
         store: RequestStore,
+        *,
+        cold: ColdWatch,
         readmit: Callable[[Call], None],
     ) -> None:
         """`readmit` queues a call again, however many wait."""
@@ -98,6 +81,7 @@ class GatewayWatch:
         self._gateway_id = gateway_id
         self._reader = reader
         self._store = store
+        self._cold = cold
         self._readmit = readmit
         self._pulse = Pulse(client)
         self._reaper = Reaper(client)
@@ -121,9 +105,9 @@ class GatewayWatch:
         self._stopped.set()
         self._thread.join(10)
 
-    def add(self, inbox: Inbox, call: Call, *, again: bool) -> None:
-        """Look after an answer. `again`: whether its call may be queued again when Redis has forgotten it."""
-        self._followed[inbox] = Followed(inbox, call, again)
+    def add(self, it: Followed) -> None:
+        """Look after an answer."""
+        self._followed[it.inbox] = it
 
     def remove(self, inbox: Inbox, *, read_out: bool) -> None:
         """Look after it no longer; remove its stream as well when it was read to its end and nobody else may come."""
@@ -151,10 +135,10 @@ class GatewayWatch:
                 self._reaper.reap(replica_id)
             if now - self._refreshed_at > REFRESH_S or self._losses != self._reader.losses:
                 self._refresh()
-                self._fail_unloadable()
                 self._refreshed_at = now
                 self._refused_since = None
             self._look_after(now, everything=restarted)
+            self._cold.turn(list(self._followed.values()))
             self._cancel_late()
         except (redis.RedisError, OSError) as error:
             log.debug("no watch: %r", error)
@@ -227,11 +211,3 @@ class GatewayWatch:
         if it.inbox not in self._followed:  # its client has left at this very moment
             self._reader.forget(it.inbox)
             self.cancel(it.call)
-
-    def _fail_unloadable(self) -> None:
-        """End what waits for a model that was given up."""
-        waiting = [it for it in list(self._followed.values()) if it.unclaimed_looks and not it.inbox.ended]
-        given_up = {model for model in {it.call.model for it in waiting} if self._store.unloadable(model)}
-        for it in waiting:
-            if it.call.model in given_up:
-                it.inbox.fail(UNLOADABLE)

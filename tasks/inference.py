@@ -62,6 +62,10 @@ class Inference:
         self._engine_died = False
         self.last_used_at: float | None = None
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._held)
+
     def gateways(self) -> frozenset[str]:
         """Return the gateways that wait for something held here. Callable from any thread."""
         return frozenset(held.gateway for held in list(self._held.values()) if held.gateway)

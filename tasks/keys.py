@@ -15,14 +15,26 @@
 | celerity:control:{replica}       | stream | gateway          | that worker     | CONTROL_TTL_S after the last   |
 | celerity:replica:{replica}       | hash   | that worker      | status, gateway | REPLICA_TTL_S, refreshed       |
 | celerity:replicas                | zset   | workers          | reapers, status | for ever (one; the dead reaped)|
-| celerity:failed:{model}          | string | supervisor       | gateway         | NODE_TTL_S, refreshed          |
-| celerity:node:{node}             | hash   | supervisor       | status          | NODE_TTL_S, refreshed          |
-| celerity:nodes                   | zset   | supervisor       | status          | for ever (one; pruned by age)  |
+| celerity:orders                  | hash   | loader, agents   | agents, loader  | for ever (one; ended ones go)  |
+| celerity:loader:lock             | string | loader           | loaders         | LEADS_S of tasks.leadership    |
+| celerity:loader:epoch            | string | loader           | loaders         | for ever (one number)          |
+| celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
+| celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
+| celerity:loader:again            | string | loaders          | loader          | LEADS_S of tasks.leadership    |
+| celerity:loadfailures            | hash   | agents, loader   | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:measured                | hash   | agents           | agents, loader  | MEASURED_TTL_S after the last  |
+| celerity:demand:{model}          | string  | loader           | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:wish:{model}            | string | operator         | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:asked:{model}           | string | gateway          | loader          | ASKED_TTL_S, until it is ready |
+| celerity:outlook:{model}         | string | loader           | gateway, status | OUTLOOK_TTL_S, refreshed       |
+| celerity:node:{node}             | hash   | node agent       | loader, status  | NODE_TTL_S, refreshed          |
+| celerity:nodes                   | zset   | node agents      | loader, status  | for ever (one; pruned by age)  |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
 | model.{model}\\x06\\x169           | list   | gateway, feeder  | workers         | while work waits (bulk)        |
 | unacked:{replica}                | hash   | that worker      | reapers         | while it holds messages        |
 | unacked_index:{replica}          | zset   | that worker      | nobody          | while it holds messages        |
 | unacked_mutex:{replica}          | string | that worker      | that worker     | seconds                        |
+| celery-task-meta-{task}          | string | control worker   | whoever called  | result_expires of celeryconfig |
 | _kombu.*                         | kombu  | workers          | workers         | kombu's own                    |
 """
 
@@ -38,16 +50,30 @@ PACE_TTL_S = 60
 REAPING_TTL_S = 5
 DEAD_LETTER_TTL_S = 7 * 86_400
 REPLICA_TTL_S = 10
-NODE_TTL_S = 30
+LOADER_RAN_TTL_S = 3600
+LOADER_MEMORY_TTL_S = 86_400
+MEASURED_TTL_S = 90 * 86_400
+OUTLOOK_TTL_S = 15
+# Three times what a client that does not wait is told to stay away.
+ASKED_TTL_S = 180
+NODE_TTL_S = 3600
 REQUEST_GRACE_S = 60
 
 # Members are replicas, scores the time until which each is alive: milliseconds of Redis' clock.
 REPLICAS = "celerity:replicas"
 DEAD_LETTERS = "celerity:deadletters"
 NODES = "celerity:nodes"
+ORDERS = "celerity:orders"
+LOADER_LOCK = "celerity:loader:lock"
+LOADER_EPOCH = "celerity:loader:epoch"
+LOADER_RAN = "celerity:loader:ran"
+LOADER_OFF = "celerity:loader:off"
+LOADER_AGAIN = "celerity:loader:again"
+LOAD_FAILURES = "celerity:loadfailures"
+MEASURED = "celerity:measured"
 
 # Keys that may stand without a TTL; the integration suite fails on any other.
-FOR_EVER = (REPLICAS, NODES, DEAD_LETTERS)
+FOR_EVER = (REPLICAS, NODES, DEAD_LETTERS, ORDERS, LOADER_EPOCH, LOADER_OFF)
 # Written by kombu, under names of its own choosing.
 KOMBU_PREFIXES = ("_kombu.", "unacked", "model.", "loader", "celery", "default", "node.", "batch", "control")
 
@@ -96,8 +122,20 @@ def replica(replica_id: str) -> str:
     return f"celerity:replica:{replica_id}"
 
 
-def failed(model: str) -> str:
-    return f"celerity:failed:{model}"
+def demand(model: str) -> str:
+    return f"celerity:demand:{model}"
+
+
+def wish(model: str) -> str:
+    return f"celerity:wish:{model}"
+
+
+def asked(model: str) -> str:
+    return f"celerity:asked:{model}"
+
+
+def outlook(model: str) -> str:
+    return f"celerity:outlook:{model}"
 
 
 def node(node_id: str) -> str:

@@ -95,12 +95,14 @@ class Failed:
     """The request ended without a (whole) answer. `code` is one of `tasks.errors`.
 
     `final`: the same request would fail again, so its client should not repeat it.
+    `retry_after_s`: when it is worth repeating, where that is known.
     """
 
     code: str
     message: str
     param: str | None = None
     final: bool = False
+    retry_after_s: float | None = None
 
 
 Event = Started | Delta | Done | Failed
@@ -164,9 +166,10 @@ def encode_event(event: Event) -> Fields:
                 b"completion": str(event.completion_tokens).encode(),
                 b"body": event.body,
             }
-        case Failed(code, message, param, final):
+        case Failed(code, message, param, final, retry_after_s):
             fields = {b"k": b"failed", b"code": code.encode(), b"message": message.encode()}
             fields |= {b"final": b"1"} if final else {}
+            fields |= {} if retry_after_s is None else {b"retry_after_s": repr(retry_after_s).encode()}
             return fields if param is None else fields | {b"param": param.encode()}
         case _:
             assert_never(event)
@@ -189,12 +192,13 @@ def decode_event(fields: Mapping[bytes, bytes], record_id: bytes = b"") -> Event
                 body=fields[b"body"],
             )
         case b"failed":
-            param = fields.get(b"param")
+            param, retry_after_s = fields.get(b"param"), fields.get(b"retry_after_s")
             return Failed(
                 fields[b"code"].decode(),
                 fields[b"message"].decode(),
                 param.decode() if param else None,
                 b"final" in fields,
+                float(retry_after_s) if retry_after_s else None,
             )
         case _:
             return None

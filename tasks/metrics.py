@@ -1,4 +1,4 @@
-"""Every metric: name, unit and labels. Nothing else registers one.
+"""Every metric that a process counts itself: name, unit and labels. `site_metrics` has those of the installation.
 
 The words are vLLM's and OpenTelemetry's, the prefix is ours. A `model` label is always
 the id of a configured model, an `endpoint` one of `tasks.messages.Endpoint`, a `code`
@@ -12,6 +12,7 @@ import os
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from tasks.errors import every_error
 
@@ -27,6 +28,11 @@ REFUSED = Counter(
     "celerity_requests_refused",
     "Requests that were answered with an error before they were queued.",
     ["code"],
+)
+DEFERRED = Counter(
+    "celerity_requests_deferred",
+    "Requests that were answered with 202, to come again once their model is loaded.",
+    ["model"],
 )
 IN_FLIGHT = Gauge(
     "celerity_requests_in_flight",
@@ -63,14 +69,17 @@ def known_code(code: str) -> str:
     return code if code in _CODES else "other"
 
 
-def render() -> bytes:
-    """Return all metrics in Prometheus' text format.
+def render(*others: Collector) -> bytes:
+    """Return all metrics in Prometheus' text format, and what `others` find now.
 
     With several gateway processes, `PROMETHEUS_MULTIPROC_DIR` is set before this module
-    is imported, and the answer is the sum over them.
+    is imported, and the answer is the sum over them; `others` are asked once.
     """
+    found = CollectorRegistry()
+    for other in others:
+        found.register(other)
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
+        return generate_latest(REGISTRY) + generate_latest(found)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's gap
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(found)

@@ -9,6 +9,8 @@ from enum import IntEnum
 _PRIORITY_SEPARATOR = "\x06\x16"
 PRIORITY_STEPS = (0, 9)
 
+LOADER_QUEUE = "loader"
+
 
 class Priority(IntEnum):
     """Who goes first when both wait. A lower number is served first."""
@@ -19,6 +21,10 @@ class Priority(IntEnum):
 
 def model_queue(model: str) -> str:
     return f"model.{model}"
+
+
+def node_queue(node: str) -> str:
+    return f"node.{node}"
 
 
 def queue_list(queue: str, priority: Priority) -> str:

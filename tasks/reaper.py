@@ -54,7 +54,9 @@ class Reaper:
             pipe.zrem(keys.REPLICAS, replica_id)
             pipe.unlink(keys.held(replica_id), keys.replica(replica_id), keys.control(replica_id))
             pipe.execute()
-            log.warning(
+            # Whoever left in good order held nothing.
+            log.log(
+                logging.WARNING if fates or restored else logging.INFO,
                 "replica reaped",
                 extra={
                     "event": "replica_reaped",

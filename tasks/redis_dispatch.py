@@ -12,23 +12,27 @@ from typing import TypeVar
 
 import redis
 
+from tasks.cold_start import NO_TERMS, Deferred, Terms
+from tasks.cold_watch import ColdWatch
 from tasks.connections import command_client
 from tasks.dispatch import Answer, Once, RequestFacts, RequestStatus
 from tasks.errors import (
     IdempotencyKeyReusedError,
-    ModelLoadFailedError,
-    RequestCancelledError,
     RequestNotFoundError,
     ServerOverloadedError,
     ServiceUnavailableError,
-    error_of,
 )
-from tasks.gateway_watch import UNLOADABLE, GatewayWatch
-from tasks.inbox import Inbox
-from tasks.messages import Call, Done, Event, Failed
-from tasks.request_store import Admission, Full, Queued, RequestStore, Reused, Same, Slow, Unloadable
+from tasks.followed import Followed
+from tasks.gateway_watch import GatewayWatch
+from tasks.messages import Call
+from tasks.outlooks import OutlookStore
+from tasks.ready_models import ReadyModels
+from tasks.request_store import Admission, Full, Hindered, Queued, Readiness, RequestStore, Reused, Same, Slow
 from tasks.settings import Settings
+from tasks.stream_answer import StreamAnswer
 from tasks.stream_reader import StreamReader
+from tasks.threshold import Threshold
+from workers.placement.actions import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -49,42 +53,67 @@ class RedisDispatcher:
         self._client = command_client(settings.redis_url)
         self._store = RequestStore(self._client)
         self._reader = StreamReader(settings.redis_url, self.gateway_id)
-        self._watch = GatewayWatch(self._client, self.gateway_id, self._reader, self._store, self._readmit)
+        self._ready = ReadyModels(self._client)
+        self._outlooks = OutlookStore(self._client)
+        self._threshold = Threshold(self._client, self._ready)
+        self._watch = GatewayWatch(
+            self._client,
+            self.gateway_id,
+            self._reader,
+            self._store,
+            cold=ColdWatch(self._client, self._store, self._ready),
+            readmit=self._readmit,
+        )
         self._starting = threading.Lock()
         self._started = False
         self._health = (float("-inf"), False)
 
-    def submit(self, call: Call, *, max_depth: int, once: Once | None = None) -> Answer:
-        try:
-            return self._submit(call, max_depth, once)
-        except RequestNotFoundError:
-            # The earlier call of the key was forgotten at this very moment: the key is free now.
-            return self._submit(call, max_depth, once)
+    def ready(self, model: str) -> bool:
+        self._start()
+        return model in self._ready
 
-    def _submit(self, call: Call, max_depth: int, once: Once | None) -> Answer:
+    def outlook(self, model: str) -> Explanation | None:
+        return _reached(lambda: self._outlooks.of(model))
+
+    def submit(self, call: Call, *, max_depth: int, once: Once | None = None, terms: Terms = NO_TERMS) -> Answer:
         self._start()
         if not call.gateway and not call.keep_s:
             call = dataclasses.replace(call, gateway=self.gateway_id)
-        inbox = self._reader.follow(call.id)
         try:
-            admission = self._admit(call, max_depth, once)
+            return self._submit(call, max_depth, once, terms)
+        except RequestNotFoundError:
+            # The earlier call of the key was forgotten at this very moment: the key is free now.
+            return self._submit(call, max_depth, once, terms)
+
+    def _submit(self, call: Call, max_depth: int, once: Once | None, terms: Terms) -> Answer:
+        warm = call.model in self._ready
+        obstacle = None if warm else _tried_twice(lambda: self._threshold.obstacle(call.model, terms))
+        readiness = Readiness.WARM if warm else Readiness.HINDERED if obstacle else Readiness.COLD
+        followed = Followed(inbox=self._reader.follow(call.id), call=call, again=True, terms=terms)
+        try:
+            admission = self._admit(call, max_depth, once, readiness)
         except BaseException:
-            self._reader.forget(inbox)
+            self._reader.forget(followed.inbox)
             if not call.keep_s:
                 # It may have been queued all the same, and the client is told that it was not.
                 self._watch.cancel(call)
             raise
         if isinstance(admission, Queued):
-            return self._answer(call, inbox, again=True)
-        self._reader.forget(inbox)
+            if not warm:
+                self._threshold.nudge()
+            return self._answer(followed)
+        self._reader.forget(followed.inbox)
         match admission:
             case Full(waiting):
                 raise ServerOverloadedError(f"{waiting} requests are waiting for this model already; try again later.")
             case Slow(waiting):
                 text = f"{waiting} requests are waiting for this model, longer than a new one may; try again later."
                 raise ServerOverloadedError(text)
-            case Unloadable():
-                raise ModelLoadFailedError(UNLOADABLE.message)
+            case Hindered():
+                assert obstacle is not None
+                if isinstance(obstacle, Deferred):
+                    _reached(lambda: self._threshold.ask(call.model))
+                raise obstacle
             case Same(request_id):
                 return self.follow(request_id, call.caller)
             case Reused():
@@ -95,6 +124,7 @@ class RedisDispatcher:
         if facts.status is RequestStatus.QUEUED:
             # Nobody may be following it, so whoever asks makes sure that its message is there.
             _reached(lambda: self._store.mend(call))
+            facts = dataclasses.replace(facts, position=_reached(lambda: self._store.position(call)))
         return facts
 
     def follow(self, request_id: str, caller: str) -> Answer:
@@ -102,7 +132,7 @@ class RedisDispatcher:
         call, _ = self._kept(request_id, caller)
         inbox = self._reader.follow(request_id)
         self._reader.wake()
-        return self._answer(call, inbox, again=False)
+        return self._answer(Followed(inbox=inbox, call=call, again=False))
 
     def cancel(self, request_id: str, caller: str) -> RequestFacts:
         call, facts = self._kept(request_id, caller)
@@ -134,9 +164,9 @@ class RedisDispatcher:
                 self._reader.start()
                 self._started = True
 
-    def _answer(self, call: Call, inbox: Inbox, *, again: bool) -> StreamAnswer:
-        self._watch.add(inbox, call, again=again)
-        return StreamAnswer(call, inbox, self._reader, self._watch, self._store)
+    def _answer(self, followed: Followed) -> StreamAnswer:
+        self._watch.add(followed)
+        return StreamAnswer(followed, self._reader, self._watch, self._store, self._outlooks)
 
     def _kept(self, request_id: str, caller: str) -> tuple[Call, RequestFacts]:
         found = _reached(lambda: self._store.record(request_id))
@@ -147,73 +177,25 @@ class RedisDispatcher:
     def _readmit(self, call: Call) -> None:
         self._store.admit(call, gateway_id=self.gateway_id, max_depth=_ACCEPTED)
 
-    def _admit(self, call: Call, max_depth: int, once: Once | None) -> Admission:
+    def _admit(self, call: Call, max_depth: int, once: Once | None, readiness: Readiness) -> Admission:
         def admit() -> Admission:
-            return self._store.admit(call, gateway_id=self.gateway_id, max_depth=max_depth, once=once)
-
-        def twice() -> Admission:
-            try:
-                return admit()
-            except (redis.ConnectionError, OSError):
-                # The connection may have been dead for long, and admitting twice is harmless.
-                return admit()
-
-        return _reached(twice)
-
-
-class StreamAnswer:
-    """The answer to one call; satisfies `tasks.dispatch.Answer`."""
-
-    def __init__(
-        self, call: Call, inbox: Inbox, reader: StreamReader, watch: GatewayWatch, store: RequestStore
-    ) -> None:
-        self._call = call
-        self._inbox = inbox
-        self._reader = reader
-        self._watch = watch
-        self._store = store
-        self._ended = False
-        self._closed = False
-
-    @property
-    def request_id(self) -> str:
-        return self._call.id
-
-    def next(self, timeout_s: float) -> Event | None:
-        event = self._inbox.get(timeout_s)
-        if self._inbox.abandoned:
-            raise RequestCancelledError("The client has left.")
-        if isinstance(event, Done | Failed):
-            self._ended = True
-        if isinstance(event, Failed) and self._inbox.cut:
-            # Not what the call ended with: it may go on, and be followed again.
-            raise error_of(event.code, event.message, event.param, final=event.final)
-        return event
-
-    def abandon(self) -> None:
-        self._inbox.abandon()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        kept = self._call.keep_s > 0
-        self._reader.forget(self._inbox)
-        self._watch.remove(self._inbox, read_out=self._ended and not kept)
-        if (not self._ended or self._inbox.cut) and not kept:
-            self._cancel()
-
-    def _cancel(self) -> None:
-        try:
-            told = self._store.cancel(self._call)
-        except (redis.RedisError, OSError) as error:
-            self._watch.cancel(self._call)
-            log.warning("cancel not sent", extra={"event": "cancel_failed", "reason": type(error).__name__})
-        else:
-            log.info(
-                "request cancelled",
-                extra={"event": "request_cancelled", "request": self._call.id, "running": told},
+            return self._store.admit(
+                call, gateway_id=self.gateway_id, max_depth=max_depth, once=once, readiness=readiness
             )
+
+        return _tried_twice(admit)  # admitting twice is harmless
+
+
+def _tried_twice(command: Callable[[], _T]) -> _T:
+    """As `_reached`, for what may be the first command on a connection that has been dead for long."""
+
+    def twice() -> _T:
+        try:
+            return command()
+        except (redis.ConnectionError, OSError):
+            return command()
+
+    return _reached(twice)
 
 
 def _reached(command: Callable[[], _T]) -> _T:

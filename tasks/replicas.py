@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import redis
 
 from tasks import keys
 from tasks.circuit import Rotation
+from workers.replicas import IllegalTransitionError, ReplicaState, advance
 
-
-class ReplicaState(StrEnum):
-    """Where a replica is in its life. It never starts again under the same id."""
-
-    STARTING = "starting"  # the engine is loading
-    READY = "ready"  # consuming its model's queue
-    DRAINING = "draining"  # takes nothing new, finishes what it has
-    STOPPED = "stopped"  # gone because it was asked to
-    FAILED = "failed"  # gone without being asked
-
-
-_NEXT: dict[ReplicaState, frozenset[ReplicaState]] = {
-    ReplicaState.STARTING: frozenset({ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.FAILED}),
-    ReplicaState.READY: frozenset({ReplicaState.DRAINING, ReplicaState.FAILED}),
-    ReplicaState.DRAINING: frozenset({ReplicaState.STOPPED, ReplicaState.FAILED}),
-    ReplicaState.STOPPED: frozenset(),
-    ReplicaState.FAILED: frozenset(),
-}
-
-
-class IllegalTransitionError(Exception):
-    """A replica was to make a move that its life does not have."""
-
-
-def advance(current: ReplicaState, to: ReplicaState) -> ReplicaState:
-    """Return `to` if a replica in `current` may go there. Raises IllegalTransitionError."""
-    if to not in _NEXT[current]:
-        raise IllegalTransitionError(f"{current} -> {to}")
-    return to
+__all__ = ["IllegalTransitionError", "ReplicaFacts", "ReplicaRecord", "ReplicaState", "ReplicaStore", "advance"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +34,19 @@ class ReplicaFacts:
     heartbeat_at: float
     rotation: Rotation = Rotation.IN
     """Read only: lua/rotate.lua writes it, since others decide by it at once."""
+    ready_at: float | None = None
+    """Since when it takes work; None while it loads."""
+    slept_at: float | None = None
+    """Since when it sleeps."""
+    reserved_mib: int | None = None
+    """What it was told to take of each of its devices; None: it was told nothing."""
+    can_sleep: bool = False
+    sleep_mib: int = 0
+    """What it keeps of each device while it sleeps."""
+    sleep_ram_mib: int = 0
+    """What it takes of its machine's memory while it sleeps."""
+    kv_mib: int | None = None
+    """What its KV cache takes of each of its devices; None: not known."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
@@ -70,7 +55,7 @@ class ReplicaFacts:
 
     @classmethod
     def decode(cls, fields: Mapping[bytes, bytes]) -> ReplicaFacts:
-        text = {name.decode(): value.decode() for name, value in fields.items()}
+        text = {_NAMES.get(name, ""): value.decode() for name, value in fields.items()}
         return cls(
             id=text["id"],
             model=text["model"],
@@ -86,7 +71,17 @@ class ReplicaFacts:
             last_used_at=float(text["last_used_at"]) if text["last_used_at"] else None,
             heartbeat_at=float(text["heartbeat_at"]),
             rotation=Rotation(text.get("rotation", Rotation.IN)),
+            ready_at=float(text["ready_at"]) if text.get("ready_at") else None,
+            slept_at=float(text["slept_at"]) if text.get("slept_at") else None,
+            reserved_mib=int(text["reserved_mib"]) if text.get("reserved_mib") else None,
+            can_sleep=text.get("can_sleep") == "True",
+            sleep_mib=int(text.get("sleep_mib") or 0),
+            sleep_ram_mib=int(text.get("sleep_ram_mib") or 0),
+            kv_mib=int(text["kv_mib"]) if text.get("kv_mib") else None,
         )
+
+
+_NAMES = {name.encode(): name for name in ReplicaFacts.__slots__}
 
 
 class ReplicaStore:
@@ -98,9 +93,13 @@ class ReplicaStore:
     def all(self) -> list[ReplicaFacts]:
         """Return every replica whose heartbeat has not lapsed, oldest first."""
         ids: Any = self._client.zrange(keys.REPLICAS, 0, -1)
+        return self.of(id_.decode() for id_ in ids)
+
+    def of(self, ids: Iterable[str]) -> list[ReplicaFacts]:
+        """Return those of `ids` that have spoken and not lapsed, oldest first."""
         pipe = self._client.pipeline(transaction=False)
         for replica_id in ids:
-            pipe.hgetall(keys.replica(replica_id.decode()))
+            pipe.hgetall(keys.replica(replica_id))
         found = [ReplicaFacts.decode(fields) for fields in pipe.execute() if b"id" in fields]
         return sorted(found, key=lambda facts: (facts.started_at, facts.id))
 

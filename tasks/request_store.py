@@ -17,8 +17,9 @@ its record cannot disagree. The worker's side is `tasks.claim_store`, the reaper
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, cast
 
 import redis
@@ -27,7 +28,7 @@ from tasks import keys
 from tasks.dispatch import Once, RequestFacts, RequestStatus
 from tasks.envelope import INFER, envelope
 from tasks.messages import Call, decode_call, encode_call
-from tasks.queues import model_queue, queue_list
+from tasks.queues import Priority, model_queue, queue_list
 from tasks.scripts import script
 
 
@@ -51,8 +52,18 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
-class Unloadable:
-    """The call was refused: its model cannot be loaded, and was given up."""
+class Hindered:
+    """The call was not queued, as it was not to be, and repeats none that was."""
+
+
+class Readiness(StrEnum):
+    """How a call finds its model. The words are the script's."""
+
+    WARM = ""
+    COLD = "cold"
+    """Nobody serves the queue, so that its pace of before says nothing."""
+    HINDERED = "hindered"
+    """The call is not to be queued; what it repeats is still found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ class Reused:
     """The call's idempotency key stands for another request."""
 
 
-Admission = Queued | Full | Slow | Unloadable | Same | Reused
+Admission = Queued | Full | Slow | Hindered | Same | Reused
 
 
 def life_s(call: Call) -> int:
@@ -105,8 +116,17 @@ class RequestStore:
         self._admit = client.register_script(script("admit"))
         self._cancel = client.register_script(script("cancel"))
         self._mend = client.register_script(script("mend"))
+        self._divert = client.register_script(script("divert"))
 
-    def admit(self, call: Call, *, gateway_id: str, max_depth: int, once: Once | None = None) -> Admission:
+    def admit(
+        self,
+        call: Call,
+        *,
+        gateway_id: str,
+        max_depth: int,
+        once: Once | None = None,
+        readiness: Readiness = Readiness.WARM,
+    ) -> Admission:
         """Record and queue the call, unless `max_depth` wait already or `once` says that it was queued before."""
         fields = [part for pair in encode_call(call).items() for part in pair]
         record = keys.request(call.id)
@@ -117,7 +137,6 @@ class RequestStore:
                 keys.wake(gateway_id),
                 keys.once(_once_id(call.caller, once)) if once else record,
                 keys.pace(list_of(call)),
-                keys.failed(call.model),
             ],
             args=[
                 max_depth,
@@ -129,6 +148,7 @@ class RequestStore:
                 once.ttl_s if once else keys.ONCE_TTL_S,
                 keys.request(""),
                 call.id,
+                readiness.value,
                 *fields,
             ],
         )
@@ -139,8 +159,8 @@ class RequestStore:
                 return Full(int(reply[1]))
             case b"slow":
                 return Slow(int(reply[1]))
-            case b"unloadable":
-                return Unloadable()
+            case b"hindered":
+                return Hindered()
             case b"same":
                 return Same(reply[1].decode())
             case _:
@@ -154,11 +174,10 @@ class RequestStore:
 
     def cancel(self, call: Call) -> bool:
         """Forget the call, or end it if it is kept. Returns whether a worker had it, which is then told."""
-        attempt = self._client.hget(keys.request(call.id), "attempt")
         told = self._cancel(
             keys=[keys.request(call.id), keys.stream(call.id), list_of(call)],
             args=[
-                message_of(call, int(cast("bytes | None", attempt) or 0)),
+                message_of(call, self._attempt(call)),
                 keys.control(""),
                 keys.CONTROL_TTL_S,
                 call.id,
@@ -167,15 +186,42 @@ class RequestStore:
         )
         return bool(told)
 
-    def unloadable(self, model: str) -> bool:
-        """Say whether the model was given up."""
-        return bool(self._client.exists(keys.failed(model)))
+    def divert(self, call: Call, model: str) -> bool:
+        """Have another model answer the call. Returns whether it will: not what a worker has, or had begun."""
+        to, attempt = replace(call, model=model), self._attempt(call)
+        moved = self._divert(
+            keys=[keys.request(call.id), keys.stream(call.id), list_of(call), list_of(to)],
+            args=[message_of(call, attempt), message_of(to, attempt), model],
+        )
+        return bool(moved)
+
+    def untaken(self, calls: Sequence[Call]) -> list[Call]:
+        """Return those of `calls` that no worker has now, and that have not ended."""
+        pipe = self._client.pipeline(transaction=False)
+        for call in calls:
+            pipe.hmget(keys.request(call.id), "attempt", "replica", "ended")
+        return [call for call, found in zip(calls, pipe.execute(), strict=True) if found[0] and not any(found[1:])]
+
+    def position(self, call: Call) -> int | None:
+        """Return the call's place in its queue; 1 is the next. None when it does not stand there."""
+        message: Any = message_of(call, self._attempt(call))  # redis-py's types know only text here
+        pipe = self._client.pipeline()
+        # Workers take from the right, so the search begins there.
+        pipe.lpos(list_of(call), message, rank=-1)
+        pipe.llen(list_of(call))
+        if call.priority is not Priority.INTERACTIVE:
+            pipe.llen(queue_list(model_queue(call.model), Priority.INTERACTIVE))
+        index, length, *before = pipe.execute()
+        return None if index is None else length - index + sum(before)
 
     def mend(self, call: Call) -> bool:
         """Queue the call again if no worker has it and its message is nowhere. Returns whether that was so."""
-        attempt = self._client.hget(keys.request(call.id), "attempt")
-        message = message_of(call, int(cast("bytes | None", attempt) or 0))
+        message = message_of(call, self._attempt(call))
         return bool(self._mend(keys=[keys.request(call.id), list_of(call)], args=[message, _ON_ITS_WAY_MS]))
+
+    def _attempt(self, call: Call) -> int:
+        """Return the latest attempt at the call, which its message names; 0 when there was none."""
+        return int(cast("bytes | None", self._client.hget(keys.request(call.id), "attempt")) or 0)
 
 
 def _once_id(caller: str, once: Once) -> str:

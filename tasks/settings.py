@@ -42,6 +42,19 @@ class Settings:
     """Hashed keys (`celerity keys add`). None: no key is asked for, and only loopback may be bound."""
     node_id: str = "local"
     launcher: str = "process"
+    memory_mib: int | None = None
+    """At most so much is placed on this machine's CPU device; None: what its control group and its memory allow."""
+    spare: str = "on"
+    """Whether a process waits on each machine with all imported of which replicas are forked (`process` launcher)."""
+    docker_image: str | None = None
+    """What replicas run in, with the docker launcher. It is never pulled."""
+    docker_network: str = "host"
+    docker_user: str | None = None
+    """`UID:GID` of the processes in a container; None: ours, or nobody's if we are root."""
+    docker_mounts: str | None = None
+    """Further files and folders that containers may read, with colons between them."""
+    cold_start: str = "wait"
+    """What a client gets that asks for a model which is not loaded: `wait` holds it, `defer` answers 202."""
     gateway_workers: int = 1
     """Gateway processes; each serves up to `gateway_connections` open streams."""
     gateway_connections: int = 2000
@@ -60,6 +73,10 @@ class Settings:
     """How long a stream's status line is held back, so that an early failure keeps its real status."""
     drain_timeout_s: float = 30.0
     """How long a gateway or a worker that was told to stop lets its requests run on."""
+    loader_tick_s: float = 2.0
+    """How often beat has the loader look."""
+    age_limit_s: float = 45.0
+    """After how long a model that waits for room may have busy ones drained for it."""
     log_level: str = "INFO"
 
     @classmethod
@@ -75,6 +92,9 @@ class Settings:
         for f in dataclasses.fields(cls):
             if (text := given.pop(f.name, None)) is not None and text != "":
                 values[f.name] = _parse(f.name, str(f.type), text)
+        for name, choices in _CHOICES.items():
+            if (chosen := values.get(name, choices[0])) not in choices:
+                raise SettingsError(f"{PREFIX}{name.upper()} is {chosen!r}; it can be {' or '.join(choices)}")
         unknown = sorted(name for name in given if name not in _OTHERS)
         if unknown:
             raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}; see docs/settings.md for the names")
@@ -103,9 +123,13 @@ class Settings:
         return env
 
 
+_CHOICES = {"cold_start": ("wait", "defer"), "spare": ("on", "off")}
+
 # Variables of ours that are not settings: they tell a process which role it plays, or a
 # client whom to talk to.
-_OTHERS = frozenset({"replica_id", "model", "device", "url", "api_key", "cold_start", "memory_mib", "insecure"})
+_OTHERS = frozenset(
+    {"replica_id", "model", "device", "reserved_mib", "kv_mib", "url", "api_key", "insecure", "failpoint"}
+)
 
 
 def embedded_redis_url(state_dir: Path) -> str:

@@ -7,169 +7,219 @@ shape is part of what operators rely on: keys are added, never renamed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-import orjson
 import redis
 
-from tasks import keys
+from tasks import keys, waiting
+from tasks.load_failures import LoadFailureStore
 from tasks.nodes import Node, NodeStore, redis_time
-from tasks.queues import Priority, model_queue, queue_list
+from tasks.orders import Order, OrderStore
+from tasks.outlooks import OutlookStore
+from tasks.presences import Presence, presences
+from tasks.queues import Priority
 from tasks.replicas import ReplicaFacts, ReplicaState, ReplicaStore
-from workers.registry import ModelSpec, Registry
+from tasks.waiting import NOTHING, Waiting
+from tasks.wishes import Wish, WishStore
+from workers.placement.actions import Explanation, Outlook
+from workers.placement.facts import LoadFailures
+from workers.registry import ModelSpec, Registry, Rollout
 
 
-@dataclass(frozen=True, slots=True)
-class QueueFacts:
-    """What waits for one model. `oldest_s` is the age of its oldest request, None when nothing waits."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What Redis holds at one moment, `now`, by Redis' clock."""
 
-    interactive: int = 0
-    bulk: int = 0
-    oldest_s: float | None = None
+    now: float
+    models: Sequence[ModelSpec] = ()
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    replicas: Sequence[ReplicaFacts] = ()
+    orders: Sequence[Order] = ()
+    nodes: Sequence[Node] = ()
+    waiting: Mapping[str, Mapping[Priority, Waiting]] = field(default_factory=dict)
+    outlooks: Mapping[str, Explanation] = field(default_factory=dict)
+    failures: Mapping[str, LoadFailures] = field(default_factory=dict)
+    wishes: Mapping[str, Wish] = field(default_factory=dict)
+    automatic: bool = True
+    loader_ran_at: float | None = None
+    """When the last whole tick of any loader began; None: not within the hour."""
 
 
 def read(client: redis.Redis, registry: Registry) -> dict[str, Any]:
     """Raises redis.RedisError."""
-    return document(
+    return document(gather(client, registry))
+
+
+def gather(client: redis.Redis, registry: Registry) -> Known:
+    """Raises redis.RedisError."""
+    now, names, wishes = redis_time(client), list(registry.models), WishStore(client)
+    # The tick's time goes before what it wrote: what is read after it is at least as new.
+    ran_at = loader_ran_at(client)
+    return Known(
+        now=now,
         models=list(registry.models.values()),
+        rollouts=registry.rollouts,
         replicas=ReplicaStore(client).all(),
-        nodes=NodeStore(client).all(),
-        queues=read_queues(client, registry.models),
+        orders=OrderStore(client).all(),
+        nodes=NodeStore(client).all(needs=False),
+        waiting=waiting.read(client, names, now),
+        outlooks=OutlookStore(client).latest(names, refusals=True),
+        failures={failures.model: failures for failures in LoadFailureStore(client).all()},
+        wishes=wishes.of(names),
+        automatic=wishes.automatic,
+        loader_ran_at=ran_at,
     )
 
 
-def document(
-    *,
-    models: Sequence[ModelSpec],
-    replicas: Sequence[ReplicaFacts],
-    nodes: Sequence[Node],
-    queues: Mapping[str, QueueFacts],
-) -> dict[str, Any]:
+def loader_ran_at(client: redis.Redis) -> float | None:
+    """Return when the last whole tick of any loader began, by Redis' clock; None: not within the hour."""
+    text = cast("bytes | None", client.get(keys.LOADER_RAN))
+    return float(text) if text else None
+
+
+def document(known: Known) -> dict[str, Any]:
+    there = presences(known.replicas, known.orders, known.nodes, known.now)
+    models = [_model(spec, [one for one in there if one.model == spec.id], known) for spec in known.models]
+    states = {model["id"]: model["state"] for model in models}
+    ran_at = known.loader_ran_at
     return {
-        "models": [
-            _model(
-                spec, [facts for facts in replicas if facts.model == spec.id], nodes, queues.get(spec.id, QueueFacts())
-            )
-            for spec in models
-        ],
-        "nodes": [_node(node, replicas) for node in nodes],
+        "models": models,
+        "nodes": [_node(node, there, known.now) for node in known.nodes],
+        "rollouts": [_rollout(alias, rollout, states) for alias, rollout in known.rollouts.items()],
+        "loader": {
+            "automatic": known.automatic,
+            "last_run_age_s": None if ran_at is None else round(max(0.0, known.now - ran_at), 1),
+        },
     }
 
 
-def model_state(model: str, replicas: Iterable[ReplicaFacts], nodes: Iterable[Node]) -> str:
-    """Sum up what `model`'s replicas, and the nodes that start them, say of it.
+def model_state(there: Iterable[Presence], failures: LoadFailures | None, outlook: Outlook | None) -> str:
+    """Sum up what a model's replicas, and the loader, say of it.
 
-    1. One replica that is ready makes the model ready.
-    2. A replica that loads, or a process that was started and has not spoken yet, makes it loading.
-    3. A node that gave the model up, or a replica that failed, makes it failed.
-    4. Else it is not loaded; a replica that drains no longer counts.
+    1. One replica that takes work makes the model ready.
+    2. One that loads or wakes, or was ordered and has not spoken yet, makes it loading.
+    3. One that sleeps makes it sleeping.
+    4. A model that was given up, that nothing here can run, or whose replica just failed is failed.
+    5. Else it is not loaded; a replica that drains no longer counts.
     """
-    states = {facts.state for facts in replicas}
-    healthy = [node.facts for node in nodes if node.healthy]
+    states = {one.heading for one in there}
     if ReplicaState.READY in states:
         return "ready"
-    spoken = {facts.id for facts in replicas}
-    launched = {id_ for facts in healthy for id_, of in facts.launched.items() if of == model}
-    if ReplicaState.STARTING in states or launched - spoken:
+    if ReplicaState.STARTING in states:
         return "loading"
-    if ReplicaState.FAILED in states or any(model in facts.failed for facts in healthy):
+    if ReplicaState.SLEEPING in states:
+        return "sleeping"
+    given_up = failures is not None and (failures.given_up or failures.permanent)
+    if given_up or outlook in (Outlook.FAILED, Outlook.CANNOT_RUN) or ReplicaState.FAILED in states:
         return "failed"
     return "unloaded"
 
 
-def read_queues(client: redis.Redis, models: Iterable[str]) -> dict[str, QueueFacts]:
-    """Count what waits for each of `models`, and find out since when."""
-    names = list(models)
-    lists = [queue_list(model_queue(name), priority) for name in names for priority in Priority]
-    pipe = client.pipeline(transaction=False)
-    for key in lists:
-        pipe.llen(key)
-        # Kombu pushes on the left and pops on the right.
-        pipe.lindex(key, -1)
-    replies = pipe.execute()
-    lengths = dict(zip(lists, replies[::2], strict=True))
-    since = _admitted(client, dict(zip(lists, replies[1::2], strict=True)))
-    now = redis_time(client)
-    facts = {}
-    for name in names:
-        interactive, bulk = (queue_list(model_queue(name), priority) for priority in Priority)
-        waiting = [since[key] for key in (interactive, bulk) if key in since]
-        oldest_s = max(0.0, now - min(waiting)) if waiting else None
-        facts[name] = QueueFacts(lengths[interactive], lengths[bulk], oldest_s)
-    return facts
-
-
-def _admitted(client: redis.Redis, oldest: Mapping[str, bytes | None]) -> dict[str, float]:
-    """Return when the request of each message was accepted; without those whose record is gone."""
-    ids = {key: request_id for key, raw in oldest.items() if raw and (request_id := _request_id(raw))}
-    if not ids:
-        return {}
-    pipe = client.pipeline(transaction=False)
-    for request_id in ids.values():
-        pipe.hget(keys.request(request_id), "admitted_ms")
-    return {key: float(ms) / 1000 for key, ms in zip(ids, pipe.execute(), strict=True) if ms}
-
-
-def _request_id(message: bytes) -> str | None:
-    """Return the task id, which is the request's; None for what is no message of ours."""
-    try:
-        return str(orjson.loads(message)["headers"]["id"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _model(spec: ModelSpec, replicas: list[ReplicaFacts], nodes: Sequence[Node], queue: QueueFacts) -> dict[str, Any]:
-    why = next((node.facts.failed[spec.id] for node in nodes if spec.id in node.facts.failed), None)
-    state = model_state(spec.id, replicas, nodes)
-    reason = {"reason": why} if state == "failed" and why is not None else {}
+def _model(spec: ModelSpec, there: list[Presence], known: Known) -> dict[str, Any]:
+    levels = known.waiting.get(spec.id, {})
+    oldest_s = waiting.oldest_s(levels)
+    failures, explanation = known.failures.get(spec.id), known.outlooks.get(spec.id)
+    state = model_state(there, failures, explanation.outlook if explanation else None)
+    wish = known.wishes.get(spec.id)
     return {
         "id": spec.id,
         "state": state,
-        **reason,
+        **_explained(state, explanation, failures),
+        "wish": wish.value if wish else None,
         "pinned": spec.pinned,
         "aliases": list(spec.aliases),
         "queue": {
-            "interactive": queue.interactive,
-            "bulk": queue.bulk,
-            "oldest_s": None if queue.oldest_s is None else round(queue.oldest_s, 1),
+            "interactive": levels.get(Priority.INTERACTIVE, NOTHING).count,
+            "bulk": levels.get(Priority.BULK, NOTHING).count,
+            "oldest_s": None if oldest_s is None else round(oldest_s, 1),
         },
-        "replicas": [_replica(facts) for facts in replicas],
+        "failures": None if failures is None else _failures(failures),
+        "replicas": [_replica(one) for one in there],
     }
 
 
-def _replica(facts: ReplicaFacts) -> dict[str, Any]:
-    used = facts.last_used_at
+def _explained(state: str, explanation: Explanation | None, failures: LoadFailures | None) -> dict[str, Any]:
+    """Say why a model is not served, as far as anybody knows."""
+    if state == "ready" or explanation is None:
+        reason = failures.reason if failures is not None and state != "ready" else None
+        outlook = "serving" if state == "ready" else None
+        return {"outlook": outlook, "reason": reason, "progress_percent": None, "code": None, "instead": None}
+    progress = explanation.progress if state == "loading" else None
     return {
-        "id": facts.id,
-        "node": facts.node,
-        "device": facts.device,
-        "state": facts.state.value,
-        "rotation": facts.rotation.value,
-        "pid": facts.pid,
-        "in_flight": facts.in_flight,
-        "memory_mib": facts.memory_mib,
-        "last_used_at": None if used is None else datetime.fromtimestamp(used, UTC).isoformat(timespec="milliseconds"),
+        "outlook": explanation.outlook.value,
+        "reason": explanation.text,
+        "progress_percent": None if progress is None else round(100 * progress),
+        "code": explanation.code,
+        "instead": explanation.instead,
     }
 
 
-def _node(node: Node, replicas: Sequence[ReplicaFacts]) -> dict[str, Any]:
+def _failures(failures: LoadFailures) -> dict[str, Any]:
+    return {
+        "count": failures.count,
+        "reason": failures.reason,
+        "last_at": _moment(failures.last_at),
+        "nodes": sorted(failures.nodes),
+        "given_up": failures.given_up,
+    }
+
+
+def _replica(one: Presence) -> dict[str, Any]:
+    facts = one.facts
+    return {
+        "id": one.id,
+        "node": one.node,
+        "device": ",".join(one.devices),
+        "state": one.state.value,
+        "told": None if one.told is None else one.told.value,
+        "why": one.why,
+        "rotation": facts.rotation.value if facts else "in",
+        "pid": facts.pid if facts else None,
+        "in_flight": facts.in_flight if facts else 0,
+        "memory_mib": facts.memory_mib if facts else 0,
+        "reserved_mib": one.mib,
+        "last_used_at": None if facts is None or facts.last_used_at is None else _moment(facts.last_used_at),
+    }
+
+
+def _node(node: Node, there: Sequence[Presence], now: float) -> dict[str, Any]:
+    facts = node.facts
     devices = []
-    for device in node.facts.devices:
-        on_it = [facts for facts in replicas if (facts.node, facts.device) == (node.facts.id, device.id)]
+    for device in facts.devices:
+        on_it = [one for one in there if one.node == facts.id and device.id in one.devices]
         devices.append(
             {
                 "id": device.id,
                 "kind": device.kind.value,
                 "total_mib": device.total_mib,
                 "free_mib": device.free_mib,
-                "reserved_mib": sum(facts.memory_mib for facts in on_it),
+                "reserved_mib": sum(one.mib for one in on_it),
+                "name": device.name,
+                "unknown": device.unknown or None,
+                "foreign": None if device.foreign is None else [asdict(holder) for holder in device.foreign],
             }
         )
     return {
-        "id": node.facts.id,
+        "id": facts.id,
         "state": "healthy" if node.healthy else "dead",
         "heartbeat_age_s": round(node.heartbeat_age_s, 1),
+        "problem": facts.problem or None,
+        "reliability": {
+            "score": round(facts.reliability.score(now), 2),
+            "trusted": facts.reliability.trusted(now),
+        },
         "devices": devices,
     }
+
+
+def _rollout(alias: str, rollout: Rollout, states: Mapping[str, str]) -> dict[str, Any]:
+    """Name the build that answers for `alias` now: the one it should lead to, or else the one before; None: neither."""
+    builds = (rollout.desired, rollout.previous)
+    serves = next((build for build in builds if build is not None and states.get(build) == "ready"), None)
+    return {"alias": alias, "desired": rollout.desired, "previous": rollout.previous, "serves": serves}
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")

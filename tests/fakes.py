@@ -7,9 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from tasks import cold_start
+from tasks.cold_start import NO_TERMS, Deferred, Patience, Standing, Terms
 from tasks.dispatch import Answer, Dispatcher, Once, RequestFacts, RequestStatus
 from tasks.errors import IdempotencyKeyReusedError, RequestCancelledError, RequestNotFoundError, ServingError
 from tasks.messages import Call, Delta, Done, Event, Failed, Started
+from workers.placement.actions import Explanation
+from workers.registry import Registry
 
 
 class FakeClock:
@@ -20,6 +24,16 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@dataclass
+class FakeRegistries:
+    """The registry as a test has it."""
+
+    registry: Registry
+
+    def current(self) -> Registry:
+        return self.registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,8 @@ class FakeAnswer:
         self._at = (1, 0)
         self.request_id = ""
         self.kept = kept
+        self.standings: deque[Standing | None] = deque()
+        """What it says of itself while it waits, one after the other; then nothing."""
         self.abandoned = False
         self.closed = False
         self.ended = False
@@ -93,6 +109,9 @@ class FakeAnswer:
             raise RequestCancelledError("abandoned")
         return None
 
+    def standing(self) -> Standing | None:
+        return self.standings.popleft() if self.standings else None
+
     def abandon(self) -> None:
         self.abandoned = True
         self._left.set()
@@ -113,8 +132,15 @@ class FakeDispatcher:
     play: Callable[[Call], FakeAnswer] | None = None
     refusal: ServingError | None = None
     well: bool = True
+    cold: set[str] = field(default_factory=set)
+    """The models without a ready replica; every other one has one."""
+    outlooks: dict[str, Explanation] = field(default_factory=dict)
     clock: FakeClock | None = None
     calls: list[Call] = field(default_factory=list)
+    terms: list[Terms] = field(default_factory=list)
+    """One a call."""
+    asked: list[str] = field(default_factory=list)
+    """Models that are to be loaded for clients which come back."""
     answers: list[FakeAnswer] = field(default_factory=list)
     """One a call."""
     readers: list[FakeAnswer] = field(default_factory=list)
@@ -123,21 +149,39 @@ class FakeDispatcher:
     cancelled: set[str] = field(default_factory=set)
     _used_keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
 
-    def submit(self, call: Call, *, max_depth: int, once: Once | None = None) -> Answer:
+    def ready(self, model: str) -> bool:
+        return model not in self.cold
+
+    def outlook(self, model: str) -> Explanation | None:
+        return self.outlooks.get(model)
+
+    def submit(self, call: Call, *, max_depth: int, once: Once | None = None, terms: Terms = NO_TERMS) -> Answer:
         if self.refusal is not None:
             raise self.refusal
-        if once is not None:
-            digest, first = self._used_keys.setdefault((call.caller, once.key), (once.digest, call.id))
-            if digest != once.digest:
+        used = self._used_keys.get((call.caller, once.key)) if once else None
+        if once and used:
+            if used[0] != once.digest:
                 raise IdempotencyKeyReusedError("another request")
-            if first != call.id:
-                return self.follow(first, call.caller)
+            return self.follow(used[1], call.caller)
+        if call.model in self.cold:
+            self._knock(call.model, terms)
+        if once:
+            self._used_keys[call.caller, once.key] = once.digest, call.id
         self.calls.append(call)
+        self.terms.append(terms)
         if call.keep_s:
             self.kept[call.id] = call
         answer = self._answer(call)
         self.answers.append(answer)
         return answer
+
+    def _knock(self, model: str, terms: Terms) -> None:
+        explanation = self.outlooks.get(model)
+        if (error := cold_start.refusal(explanation, terms)) is not None:
+            raise error
+        if terms.patience is Patience.DEFER:
+            self.asked.append(model)
+            raise Deferred(cold_start.standing(explanation))
 
     def find(self, request_id: str, caller: str) -> RequestFacts:
         call = self._kept(request_id, caller)
@@ -153,6 +197,7 @@ class FakeDispatcher:
             created_at=1_800_000_000.25,
             ended_at=None if running else 1_800_000_002.75,
             tries=0 if status is RequestStatus.QUEUED else 1,
+            position=1 if status is RequestStatus.QUEUED else None,
         )
 
     def follow(self, request_id: str, caller: str) -> Answer:

@@ -1,8 +1,8 @@
 """API keys: a file of hashes, checked from memory.
 
-One line a key: `NAME SHA256 CREATED`, the hash in hex, the time in UTC; `#` begins a
-comment. A key itself is shown once, when it is made, and kept nowhere. It has 256 random
-bits, so a plain hash cannot be turned round.
+One line a key: `NAME SHA256 CREATED [ROLE]`, the hash in hex, the time in UTC; `#` begins
+a comment. A line without a role is a user's. A key itself is shown once, when it is made,
+and kept nowhere. It has 256 random bits, so a plain hash cannot be turned round.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,13 @@ class KeyFileError(Exception):
     """The file of keys cannot be used, or the key not be added. The text names the line."""
 
 
+class Role(StrEnum):
+    """What a key is good for. The names are in the file."""
+
+    USER = "user"  # inference
+    OPERATOR = "operator"  # that, and /admin
+
+
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
     """One line of the file."""
@@ -42,9 +50,10 @@ class KeyEntry:
     name: str
     digest: bytes
     created: str
+    role: Role = Role.USER
 
 
-def add(path: Path, name: str) -> str:
+def add(path: Path, name: str, role: Role = Role.USER) -> str:
     """Make a key called `name`, write its hash into `path` and return it.
 
     Raises KeyFileError when the name is taken or malformed, or the file is not ours.
@@ -60,7 +69,9 @@ def add(path: Path, name: str) -> str:
             text += "\n"
         key = PREFIX + secrets.token_urlsafe(32)
         created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        _replace(path, f"{text}{name} {_digest(key).hex()} {created}\n")
+        # A user's line stays as it was before there were roles, so that an older gateway can read it.
+        suffix = "" if role is Role.USER else f" {role}"
+        _replace(path, f"{text}{name} {_digest(key).hex()} {created}{suffix}\n")
     return key
 
 
@@ -86,12 +97,18 @@ def read(path: Path) -> list[KeyEntry]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) != 3 or not _NAME.fullmatch(words[0]) or not _HASH.fullmatch(words[1]):
-            raise KeyFileError(f"{path}, line {number}: 'NAME SHA256 CREATED' is expected")
+        if len(words) not in (3, 4) or not _NAME.fullmatch(words[0]) or not _HASH.fullmatch(words[1]):
+            raise KeyFileError(f"{path}, line {number}: 'NAME SHA256 CREATED [ROLE]' is expected")
+        role = words[3] if len(words) == 4 else Role.USER.value
+        if role not in _ROLES:
+            raise KeyFileError(f"{path}, line {number}: the role is {role!r}; it can be {' or '.join(_ROLES)}")
         if words[0] in entries:
             raise KeyFileError(f"{path}, line {number}: the name {words[0]} is taken already")
-        entries[words[0]] = KeyEntry(words[0], bytes.fromhex(words[1]), words[2])
+        entries[words[0]] = KeyEntry(words[0], bytes.fromhex(words[1]), words[2], Role(role))
     return list(entries.values())
+
+
+_ROLES = tuple(role.value for role in Role)
 
 
 class KeyRing:
@@ -111,15 +128,20 @@ class KeyRing:
         self._version = self._look()
         self._entries = read(path)
 
-    def name_of(self, key: str) -> str | None:
-        """Return the name of `key`, or None if it is not ours. Takes the same time for every key of a length."""
+    def entry_of(self, key: str) -> KeyEntry | None:
+        """Return the line of `key`, or None if it is not ours. Takes the same time for every key of a length."""
         self._refresh()
         digest = _digest(key)
         found = None
         for entry in self._entries:
             if hmac.compare_digest(entry.digest, digest):
-                found = entry.name
+                found = entry
         return found
+
+    def name_of(self, key: str) -> str | None:
+        """As `entry_of`, for those who need no more than the name."""
+        entry = self.entry_of(key)
+        return None if entry is None else entry.name
 
     def _refresh(self) -> None:
         now = self._clock()

@@ -10,23 +10,26 @@ from werkzeug.exceptions import HTTPException
 from tasks import metrics
 from tasks.dispatch import Dispatcher
 from tasks.errors import ServingError
+from tasks.operations import Operations
 from tasks.settings import Settings
-from webapp import auth, health, request_ids
+from tasks.site_metrics import SiteMetrics
+from webapp import admin, auth, health, request_ids
 from webapp.api_keys import KeyRing
-from webapp.gateway import Gateway
+from webapp.gateway import Gateway, Registries
 from webapp.openai import chat, completions, embeddings, errors, models, requests
-from workers.registry import Registry
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, registry: Registry, dispatcher: Dispatcher, keys: KeyRing | None = None) -> Flask:
+def create_app(
+    settings: Settings, registries: Registries, dispatcher: Dispatcher, keys: KeyRing | None = None
+) -> Flask:
     """Build the application. `keys` None asks for no key: see `webapp.exposure`.
 
     Its `Gateway` is at `app.extensions["celerity"]`.
     """
     app = Flask(__name__, static_folder=None)
-    gateway = Gateway(settings=settings, registry=registry, dispatcher=dispatcher)
+    gateway = Gateway(settings=settings, registries=registries, dispatcher=dispatcher)
     app.extensions["celerity"] = gateway
     app.url_map.strict_slashes = False
     # `/v1//models` is nobody's route, and a redirect would lose the body.
@@ -37,7 +40,9 @@ def create_app(settings: Settings, registry: Registry, dispatcher: Dispatcher, k
     auth.install(app, keys)
     for resource in (chat, completions, embeddings, requests, models):
         app.register_blueprint(resource.blueprint(gateway))
-    app.register_blueprint(health.blueprint(gateway))
+    operations = Operations.over(settings.redis_url)
+    app.register_blueprint(health.blueprint(gateway, SiteMetrics(lambda: operations.status(gateway.registry))))
+    app.register_blueprint(admin.blueprint(gateway, operations))
     app.register_error_handler(ServingError, lambda error: _refuse(error, gateway.luck()))
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)

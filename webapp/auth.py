@@ -2,6 +2,10 @@
 
 A key counts only in one `Authorization: Bearer` header. Why a key was refused is not
 said, and nothing here needs Redis, so that a slow queue never locks callers out.
+
+/admin needs the key of an operator. Where no key is asked for, only this machine can call
+(`webapp.exposure`); what a browser on it does for a page from elsewhere is refused there,
+or any page could unload our models.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ from ipaddress import ip_address
 
 from flask import Flask, g, request
 
-from tasks.errors import InvalidApiKeyError
-from webapp.api_keys import KeyRing
+from tasks.errors import ForbiddenOriginError, InvalidApiKeyError, OperatorKeyRequiredError
+from webapp.api_keys import KeyRing, Role
 
 _OPEN = frozenset({"/live", "/health"})
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{1,512})")
@@ -21,6 +25,7 @@ _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{1,512})")
 def install(app: Flask, keys: KeyRing | None) -> None:
     """Ask for a key of `keys` before every request; for none when it is None."""
     if keys is None:
+        app.before_request(_require_own_pages)
         return
 
     @app.before_request
@@ -28,10 +33,43 @@ def install(app: Flask, keys: KeyRing | None) -> None:
         if request.path in _OPEN or (request.path == "/metrics" and _from_this_machine()):
             return
         given = _BEARER.fullmatch(request.headers.get("Authorization", ""))
-        name = keys.name_of(given[1]) if given else None
-        if name is None:
+        entry = keys.entry_of(given[1]) if given else None
+        if entry is None:
             raise InvalidApiKeyError("No valid API key was given. Send yours as 'Authorization: Bearer KEY'.")
-        g.caller = name
+        if _is_admin(request.path) and entry.role is not Role.OPERATOR:
+            raise OperatorKeyRequiredError(
+                "This needs the key of an operator: one made with 'celerity keys add NAME --role operator'."
+            )
+        g.caller = entry.name
+
+
+def _require_own_pages() -> None:
+    """Refuse what a browser sends to /admin for another site's page, and a name for this machine that is not its own.
+
+    The second is how a page pretends to be ours: its name is made to lead to this machine.
+    """
+    if not _is_admin(request.path):
+        return
+    foreign = request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    origin = request.headers.get("Origin")
+    if foreign or (origin is not None and origin != request.host_url.rstrip("/")) or not _names_loopback(request.host):
+        raise ForbiddenOriginError(
+            "Without API keys, /admin answers only to programs on this machine and its own pages."
+        )
+
+
+def _is_admin(path: str) -> bool:
+    return path == "/admin" or path.startswith("/admin/")
+
+
+def _names_loopback(host: str) -> bool:
+    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    if name == "localhost":
+        return True
+    try:
+        return ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _from_this_machine() -> bool:

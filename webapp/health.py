@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from tasks import metrics
+from tasks.site_metrics import SiteMetrics
 from webapp.gateway import Gateway
 
 
-def blueprint(gateway: Gateway) -> Blueprint:
+def blueprint(gateway: Gateway, site: SiteMetrics) -> Blueprint:
     routes = Blueprint("health", __name__)
 
     @routes.get("/live")
@@ -27,6 +28,6 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/metrics")
     def metrics_page() -> Response:
-        return Response(metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(metrics.render(site), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return routes

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 END = "end"
 """The id of an answer's last event."""
@@ -20,16 +19,25 @@ END_ID = b"id: end\n"
 class Dialect:
     """What a stream says besides its frames."""
 
-    ping: bytes
+    after_comment: bytes
     end_id: bytes
     """Stands in front of the last event."""
 
+    def comment(self, text: str) -> bytes:
+        """Return what no client takes for an event. Line breaks in `text` become spaces."""
+        return b": " + " ".join(text.split()).encode() + self.after_comment
 
-PLAIN = Dialect(ping=PING, end_id=b"")
+    @property
+    def ping(self) -> bytes:
+        return self.comment("ping")
+
+
+PLAIN = Dialect(after_comment=b"\n\n", end_id=b"")
+PING = PLAIN.ping
 
 # openai-python takes the blank line behind a comment for an event once it has seen an
 # `id:`. A comment is one line; it needs no blank one.
-NUMBERED = Dialect(ping=b": ping\n", end_id=END_ID)
+NUMBERED = Dialect(after_comment=b"\n", end_id=END_ID)
 
 
 def frame(payload: bytes) -> bytes:

@@ -10,7 +10,8 @@ from tasks.settings import Settings, SettingsError
 from webapp.api_keys import KeyFileError, KeyRing
 from webapp.app import create_app
 from webapp.exposure import require_keys_beyond_loopback
-from workers.registry import Registry
+from webapp.live_registry import LiveRegistry
+from workers.registry_watch import RegistryWatch
 
 
 def create() -> Flask:
@@ -22,5 +23,7 @@ def create() -> Flask:
         keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
     except KeyFileError as error:
         raise SettingsError(str(error)) from error
-    registry = Registry.load(settings.models, settings.models_dir)
-    return create_app(settings, registry, RedisDispatcher(settings), keys)
+    registries = LiveRegistry(RegistryWatch(settings.models, settings.models_dir))
+    app = create_app(settings, registries, RedisDispatcher(settings), keys)
+    registries.start()
+    return app

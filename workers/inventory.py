@@ -1,132 +1,124 @@
 """What devices this machine has, and how much memory is free on each right now.
 
-NVIDIA GPUs if the driver says there are any, else the CPU with the memory that its
-control group leaves us. The only user of pynvml and psutil's memory figures.
+NVIDIA's GPUs if its driver is there, else AMD's if something can use them, else the CPU
+with the memory that its control group and the operator leave us. A GPU of which nothing
+can be learned is listed as unknown; the CPU never stands in for it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.metadata
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-import pynvml
 
+from workers import amd
+from workers.cgroup import memory_limit
+from workers.cuda_visible import visible
 from workers.devices import Device, DeviceKind
+from workers.gpus import Nvml
 
 _MIB = 1024 * 1024
-_CGROUP = Path("/sys/fs/cgroup")
+_KFD = Path("/dev/kfd")
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """An NVIDIA GPU by name, for people."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The machine at one moment."""
 
-    device: Device
-    name: str
+    devices: tuple[Device, ...]
+    driver: str = ""
+    """The version of NVIDIA's driver, empty where there is none."""
+    problem: str = ""
+    """Why GPUs may be missing from `devices`, and what to do; empty when none is."""
 
 
-def devices() -> tuple[Device, ...]:
-    return tuple(gpu.device for gpu in nvidia_gpus()) or (cpu(),)
+class Inventory:
+    """Looks again whenever it is asked. Keeps NVIDIA's driver open; close it at the end. Not for several threads."""
+
+    def __init__(self, *, memory_mib: int | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self._memory_mib = memory_mib
+        self._environ = environ
+        self._nvml = Nvml()
+
+    def survey(self, ours: Callable[[int], bool] = lambda _pid: False) -> Survey:
+        """Look at every device. Of the processes that hold GPU memory, those that are `ours` are not foreign."""
+        reading = self._nvml.read()
+        devices = visible(reading.devices, self._environ)
+        if not devices and not (reading.present and reading.problem):
+            devices = rocm_gpus() or (cpu(self._memory_mib),)
+        told = tuple(_without(device, ours) for device in devices)
+        return Survey(devices=told, driver=reading.driver, problem=reading.problem)
+
+    def held(self, ours: Callable[[int], bool]) -> dict[str, int]:
+        """Return how many MiB of each NVIDIA GPU our processes hold; one whose driver does not say is left out."""
+        found = {}
+        for device in visible(self._nvml.read().devices, self._environ):
+            mine = [holder.mib for holder in device.foreign or () if ours(holder.pid)]
+            if mine and None not in mine:
+                found[device.id] = sum(mib for mib in mine if mib is not None)
+        return found
+
+    def close(self) -> None:
+        self._nvml.close()
 
 
-def nvidia_gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs, or none when there is no driver or it does not answer."""
+def survey(*, memory_mib: int | None = None) -> Survey:
+    """Look once."""
+    inventory = Inventory(memory_mib=memory_mib)
     try:
-        pynvml.nvmlInit()
+        return inventory.survey()
+    finally:
+        inventory.close()
+
+
+def in_sessions_of(leaders: Collection[int]) -> Callable[[int], bool]:
+    """Return who counts as ours: the replicas with these process ids, and all they have started.
+
+    A launcher makes every replica the leader of a session, and an engine's children stay in it.
+    """
+
+    def ours(pid: int) -> bool:
         try:
-            return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return ()
+            return os.getsid(pid) in leaders
+        except OSError:
+            return False
+
+    return ours
 
 
-def driver_version() -> str | None:
-    try:
-        pynvml.nvmlInit()
-        try:
-            return str(pynvml.nvmlSystemGetDriverVersion())
-        finally:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None
+def cpu(memory_mib: int | None = None) -> Device:
+    """Return the CPU with the memory that we may use: at most `memory_mib`, if that is given.
 
-
-def cpu() -> Device:
+    What we use already counts against that limit, but is not known here: whoever places
+    something must compare what it has placed with the total too.
+    """
     memory = psutil.virtual_memory()
     total, free = memory.total, memory.available
-    if (limit := cgroup_limit()) is not None:
+    if (limit := memory_limit()) is not None:
         total, free = min(total, limit.total), min(free, limit.free)
+    if memory_mib is not None:
+        total, free = min(total, memory_mib * _MIB), min(free, memory_mib * _MIB)
     return Device(id="cpu", kind=DeviceKind.CPU, total_mib=total // _MIB, free_mib=free // _MIB)
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupLimit:
-    """Bytes. `free` counts what the kernel can drop at once, as files read long ago, as free."""
+def rocm_gpus() -> tuple[Device, ...]:
+    """Return AMD's GPUs, unless nothing here could compute on them.
 
-    total: int
-    free: int
-
-
-def cgroup_limit(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> CgroupLimit | None:
-    """Return the tightest memory limit that this process is under, or None when there is none."""
-    limits = [limit for folder in _cgroup_folders(root, membership) if (limit := _limit(folder)) is not None]
-    return min(limits, key=lambda limit: limit.free, default=None)
-
-
-def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
-    """The control groups around this process, innermost first; version 2, else version 1's memory tree."""
+    Nearly every AMD processor has a small one for the screen. It must not take the CPU's
+    place where the compute driver, or a vLLM built for it, is missing.
+    """
     try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "memory" in controllers.split(","):
-            top = root if controllers == "" else root / "memory"
-            # Inside a container the path may be the host's and not exist here; the top one always does.
-            inner = top / path.strip("/")
-            return [inner, *(parent for parent in inner.parents if parent == top or top in parent.parents)]
-    return []
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return amd.gpus() if _KFD.exists() else ()
 
 
-def _limit(folder: Path) -> CgroupLimit | None:
-    for limit_file, usage_file, droppable in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        total = _number(folder / limit_file)
-        usage = _number(folder / usage_file)
-        # Version 1 says "no limit" with a number beyond any machine's memory.
-        if total is not None and usage is not None and total < 1 << 60:
-            return CgroupLimit(total, max(0, total - usage + _stat(folder / "memory.stat", droppable)))
-    return None
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):  # "max" means no limit
-        return None
-
-
-def _stat(file: Path, key: str) -> int:
-    try:
-        found = [line.split()[1] for line in file.read_text().splitlines() if line.split()[:1] == [key]]
-    except OSError:
-        return 0
-    return int(found[0]) if found else 0
-
-
-def _gpu(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    device = Device(
-        id=f"cuda:{index}",
-        kind=DeviceKind.CUDA,
-        total_mib=int(memory.total) // _MIB,
-        free_mib=int(memory.free) // _MIB,
-    )
-    name = pynvml.nvmlDeviceGetName(handle)
-    return Gpu(device, name.decode() if isinstance(name, bytes) else str(name))
+def _without(device: Device, ours: Callable[[int], bool]) -> Device:
+    if not device.foreign:
+        return device
+    return replace(device, foreign=tuple(holder for holder in device.foreign if not ours(holder.pid)))

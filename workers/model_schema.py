@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from workers.document import Place
+from workers.layout import DevicePattern
+from workers.vllm_names import REASONING_PARSERS, TOOL_PARSERS, VLLM
 
 ENGINES = ("vllm", "sim")
+_PARSERS = {"tool_call_parser": TOOL_PARSERS, "reasoning_parser": REASONING_PARSERS}
+# Arguments that bring parsers of their own.
+_PLUGINS = frozenset({"tool_parser_plugin", "reasoning_parser_plugin", "tool-parser-plugin", "reasoning-parser-plugin"})
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _ID_RULE = "a name is 1 to 128 letters, digits and . _ : / -, and begins with a letter or digit"
 
@@ -76,6 +81,13 @@ def check_id(text: str) -> None:
         raise ValidationError(_ID_RULE)
 
 
+def check_device(text: str) -> None:
+    try:
+        DevicePattern.parse(text)
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
+
+
 class _Strict(Schema):
     """A mapping that knows all of its keys."""
 
@@ -104,6 +116,9 @@ class SimSchema(_Strict):
     itl_ms = _Number(validate=_at_least(0))
     seats = _Int(validate=_at_least(1))
     memory_mib = _Int(validate=_at_least(0))
+    sleep_mib = _Int(validate=_at_least(0), allow_none=True)
+    sleep_s = _Number(validate=_at_least(0))
+    wake_s = _Number(validate=_at_least(0))
     faults = _Bool()
 
 
@@ -116,6 +131,11 @@ class ModelSchema(_Strict):
         _Text(validate=check_id), error_messages={"invalid": "a list is expected, such as [light, chat]"}
     )
     pinned = _Bool()
+    devices = fields.List(
+        _Text(validate=check_device),
+        validate=validate.Length(min=1, error="name one at least, or leave the key out for any device"),
+        error_messages={"invalid": "a list is expected, such as [cuda:0, gpu-box/cuda:1]"},
+    )
     memory_mib = _Int(validate=_at_least(1), allow_none=True)
     max_model_len = _Int(validate=_at_least(1), allow_none=True)
     replicas = fields.Nested(ReplicasSchema)
@@ -137,9 +157,21 @@ class ModelSchema(_Strict):
             raise ValidationError("missing; the folder or Hugging Face repository of the weights", "path")
         if engine == "vllm" and "sim" in given:
             raise ValidationError("only for `engine: sim`", "sim")
+        for key, names in _PARSERS.items():
+            if (problem := _unknown_parser(given, key, names)) is not None:
+                raise ValidationError(problem, key)
         for name in data.get("engine_args", ()):
             if why := _NOT_ENGINE_ARGS.get(name.replace("-", "_")):
                 raise ValidationError({"engine_args": {name: [f"not allowed here: {why}"]}})
+
+
+def _unknown_parser(given: Mapping[str, Any], key: str, names: Collection[str]) -> str | None:
+    name, args = given.get(key), given.get("engine_args")
+    if not isinstance(name, str) or name in names or (isinstance(args, dict) and args.keys() & _PLUGINS):
+        return None
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f'did you mean "{close[0]}"?' if close else "it has " + ", ".join(sorted(names))
+    return f"vLLM {VLLM} has no such parser; {hint}"
 
 
 class RolloutSchema(_Strict):
@@ -149,11 +181,20 @@ class RolloutSchema(_Strict):
     previous = _Text(allow_none=True)
 
 
+class DeviceSchema(_Strict):
+    """One entry under the top-level `devices:`."""
+
+    exclusive = _Bool()
+    bound_to = _Text(validate=check_id, allow_none=True)
+    slots = _Int(validate=_at_least(1), allow_none=True)
+
+
 class FileSchema(_Strict):
     """The top level. What stands under each name is checked entry by entry."""
 
     models = _Mapping(required=True, error_messages={"required": "missing"})
     aliases = _Mapping()
+    devices = _Mapping()
 
 
 def problems(schema: Schema, data: Any, place: Place) -> Iterator[tuple[Place, str]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from tests.bench.cold_start import cold_start
 from tests.bench.guards import guards
 from tests.bench.load import cpu_s, family, load
 from tests.stack import GatewayProcess, Stack, stack
@@ -38,8 +39,12 @@ def main() -> None:
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long the idle system is watched")
     parser.add_argument("--guards", type=int, metavar="ROUNDS", help="measure instead what it costs to lose nothing")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
+    parser.add_argument("--cold", type=int, metavar="ROUNDS", help="measure instead how long loads and switches take")
     options = parser.parse_args()
-    results = guards(options.guards, options.seconds) if options.guards else measure(options)
+    if options.guards:
+        results = guards(options.guards, options.seconds)
+    else:
+        results = cold_start(options.cold) if options.cold else measure(options)
     width = max(map(len, results))
     sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in results.items()))
     if options.json:

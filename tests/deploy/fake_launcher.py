@@ -1,4 +1,4 @@
-"""A launcher without processes; satisfies `workers.launcher.base.Launcher`."""
+"""A launcher without processes; satisfies `workers.launcher.base.ServiceLauncher`."""
 
 from __future__ import annotations
 

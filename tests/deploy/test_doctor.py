@@ -11,12 +11,22 @@ from rich.console import Console
 
 from deploy import doctor, machine
 from deploy.doctor import Verdict
+from deploy.fitting import Here
 from deploy.machine import Library, Machine, ModelFacts
 from tasks.settings import Settings
-from workers.devices import Device, DeviceKind
-from workers.registry import ModelSpec, SimSpec
+from tests.workers.reference_models import CONFIGS, write_model
+from workers.devices import Device, DeviceKind, Holder, unknown
+from workers.registry import ModelSpec, Registry
 
 DEMO = ModelFacts(spec=ModelSpec(id="demo", path="/m", pinned=True), problem=None, needs_mib=1500)
+H200 = Device(
+    id="cuda:0",
+    kind=DeviceKind.CUDA,
+    total_mib=143771,
+    free_mib=100,
+    name="H200",
+    foreign=(Holder(7, 40), Holder(8, None)),
+)
 HEALTHY = Machine(
     python=(3, 11),
     system="Linux x86_64",
@@ -27,7 +37,8 @@ HEALTHY = Machine(
     torchvision=Library(version=None),
     cpu_build=True,
     gpus=(),
-    driver=None,
+    gpu_problem="",
+    driver="",
     amx=True,
     cpu=Device(id="cpu", kind=DeviceKind.CPU, total_mib=16000, free_mib=9000),
     cgroup_mib=None,
@@ -75,9 +86,12 @@ def test_what_is_missing_is_told_with_its_cure(change: dict[str, Any], subject: 
 @pytest.mark.parametrize(
     ("change", "subject"),
     [
-        ({"gpus": ("H200, 143,771 MiB",), "driver": "570"}, "GPU"),
-        ({"models": (replace(DEMO, needs_mib=20_000),)}, "  demo"),
-        ({"models": (replace(DEMO, needs_mib=None),)}, "  demo"),
+        ({"gpus": (H200,), "driver": "570"}, "GPU"),
+        ({"gpus": (unknown("cuda:1", DeviceKind.CUDA, "it is lost"),), "cpu_build": False}, "GPU"),
+        ({"gpu_problem": "the driver was exchanged", "cpu_build": False}, "GPU"),
+        ({"models": (replace(DEMO, needs_mib=20_000, misfit="9,000 MiB are free"),)}, "  demo"),
+        ({"models": (replace(DEMO, needs_mib=None, misfit="the weights are not here"),)}, "  demo"),
+        ({"skipped": {Path("/models/odd"): "it holds no config.json"}}, "  odd"),
         ({"models": (replace(DEMO, spec=ModelSpec(id="x", path="/x"), problem="no folder"),)}, "  x"),
         (
             {
@@ -99,6 +113,12 @@ def test_a_port_is_no_trouble_while_we_run_ourselves() -> None:
     assert next(f for f in findings if f.subject == "port").verdict is Verdict.FINE
 
 
+def test_whoever_else_holds_a_gpu_s_memory_is_named() -> None:
+    findings = doctor.examine(replace(HEALTHY, gpus=(H200,)))
+    text = next(f for f in findings if f.subject == "GPU").text
+    assert text == "cuda:0 H200, 100 of 143,771 MiB free; process 7 holds 40 MiB; process 8"
+
+
 def test_every_fix_stands_under_what_it_cures() -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     with console.file:
@@ -109,12 +129,26 @@ def test_every_fix_stands_under_what_it_cures() -> None:
     assert "→ run `make setup`" in lines[at + 1]
 
 
-def test_memory_is_estimated_from_the_weights(tmp_path: Path) -> None:
-    (tmp_path / "a.safetensors").write_bytes(bytes(10 * 1024 * 1024))
-    assert machine.needs_mib(ModelSpec(id="m", path=str(tmp_path))) == 1512
-    assert machine.needs_mib(ModelSpec(id="m", path=str(tmp_path), memory_mib=7)) == 7
-    assert machine.needs_mib(ModelSpec(id="m", path="org/name")) is None
-    assert machine.needs_mib(ModelSpec(id="s", engine="sim", sim=SimSpec(memory_mib=3))) == 3
+def test_what_a_model_needs_is_estimated_for_the_devices_there_are(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "small", CONFIGS["Qwen2.5-0.5B-Instruct"])
+    (tmp_path / "models.yaml").write_text(
+        "models:\n"
+        f"  here: {{path: {folder}, max_model_len: 2048}}\n"
+        f"  large: {{path: {folder}, memory_mib: 9001}}\n"
+        "  away: {path: org/name}\n"
+        "  s: {engine: sim, sim: {memory_mib: 3}}\n"
+    )
+    registry = Registry.load(tmp_path / "models.yaml")
+    facts = {
+        id_: machine.model_facts(spec, registry, Here(devices=[HEALTHY.cpu])) for id_, spec in registry.models.items()
+    }
+    assert facts["here"].needs_mib is not None
+    assert 2500 < facts["here"].needs_mib < 3500
+    assert (facts["here"].misfit, facts["s"].needs_mib, facts["s"].misfit) == ("", 3, "")
+    assert facts["large"].needs_mib == 9001
+    assert "9,000 of 16,000 MiB are free; 9,001 are needed" in facts["large"].misfit
+    assert facts["away"].needs_mib is None
+    assert "not on this machine" in facts["away"].misfit
 
 
 def test_this_machine_can_be_looked_at(tmp_path: Path) -> None:
@@ -125,7 +159,7 @@ def test_this_machine_can_be_looked_at(tmp_path: Path) -> None:
     facts = machine.gather(settings, check_imports=False)
     assert [model.spec.id for model in facts.models] == ["s"]
     assert facts.redis is not None
-    assert facts.cpu.total_mib > 0
+    assert facts.cpu.total_mib
     assert facts.disk_free_mib > 0
     broken = machine.gather(replace(settings, models=tmp_path / "none"), check_imports=False)
     assert broken.models_problem is not None

@@ -11,7 +11,8 @@ import pytest
 from deploy import preflight
 from deploy.errors import StartError
 from tasks.settings import Settings
-from workers.registry import ModelSpec
+from tests.workers.reference_models import CONFIGS, write_model
+from workers.registry import ModelSpec, Registry
 
 SIM = "models: {s: {engine: sim, pinned: true}, t: {engine: sim}}"
 
@@ -67,18 +68,33 @@ def test_an_address_that_is_not_ours_is_refused(tmp_path: Path) -> None:
         preflight.check_port("no-such-host.invalid", 8000)
 
 
+def problem(tmp_path: Path, path: object) -> str | None:
+    (tmp_path / "models.yaml").write_text(f"models: {{m: {{path: {path}}}}}")
+    registry = Registry.load(tmp_path / "models.yaml")
+    return preflight.model_problem(registry.models["m"], registry)
+
+
 @pytest.mark.parametrize("make", [False, True])
 def test_a_model_s_folder_must_hold_a_model(tmp_path: Path, make: bool) -> None:
     folder = tmp_path / "weights"
     if make:
         folder.mkdir()
-    problem = preflight.model_problem(ModelSpec(id="m", path=str(folder)))
-    assert problem is not None
-    assert ("no config.json" if make else "no folder") in problem
+    found = problem(tmp_path, folder)
+    assert found is not None
+    assert ("no config.json" if make else "no folder") in found
+
+
+def test_a_model_that_vllm_cannot_serve_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = CONFIGS["Qwen2.5-0.5B-Instruct"] | {"architectures": ["QWenLMHeadModel"]}
+    folder = write_model(tmp_path / "old", config)
+    checked = settings(tmp_path)
+    checked.models.write_text(f"models: {{m: {{path: {folder}, pinned: true}}}}")
+    assert "no longer has QWenLMHeadModel" in refusal(checked)
 
 
 def test_a_model_that_seems_fine_has_no_problem(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    assert preflight.model_problem(ModelSpec(id="m", path=str(tmp_path))) is None
-    assert preflight.model_problem(ModelSpec(id="m", path="org/name")) is None
-    assert preflight.model_problem(ModelSpec(id="s", engine="sim")) is None
+    folder = write_model(tmp_path / "small", CONFIGS["Qwen2.5-0.5B-Instruct"])
+    assert problem(tmp_path, folder) is None
+    assert problem(tmp_path, "org/name") is None
+    simulated = ModelSpec(id="s", engine="sim")
+    assert preflight.model_problem(simulated, Registry({"s": simulated}, {})) is None

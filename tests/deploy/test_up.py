@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from deploy import embedded_redis
+from tests.processes import alive, of_state_dir
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -26,7 +27,9 @@ MODELS = """
 models:
   sim-a: {engine: sim, pinned: true, aliases: [light], sim: {seats: 4}}
   idle: {engine: sim}
+  brief: {engine: sim, idle_ttl_s: 1}
 """
+DOOMED = "doomed: {engine: sim, pinned: true, sim: {load_s: 600}}"
 COMMAND = (sys.executable, "-m", "deploy")
 
 
@@ -56,15 +59,19 @@ class Up:
         return found[1]
 
     def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """Return all that it has started: its own descendants, and the replicas, which outlive who starts them."""
+        descendants = psutil.Process(self.process.pid).children(recursive=True)
+        found = {*alive(descendants), *of_state_dir(self.state_dir)}
+        return list(found - {psutil.Process(self.process.pid)})
 
-    def workers(self, model: str) -> list[psutil.Process]:
-        """Return the engine workers of `model`, by their command line or the title that Celery gives them."""
-        found = []
-        for process in self.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if f" {model}-" in " ".join(process.cmdline()):
-                    found.append(process)
+    def logs(self, model: str) -> list[Path]:
+        """Return the logs of the replicas of `model`, the latest last."""
+        logs = (self.state_dir / "logs" / "replicas").glob(f"{model}-*.log")
+        return sorted(logs, key=lambda log: log.stat().st_mtime)
+
+    def service(self, name: str) -> psutil.Process:
+        """Return the process of a service of Celery's, by the node name on its command line."""
+        (found,) = [it for it in self.family() if f"{name}@%h" in it.cmdline()]
         return found
 
     def wait(self) -> int:
@@ -111,10 +118,6 @@ def running(folder: Path, *args: str, models: str = MODELS, **env: str) -> Itera
             up.wait()
 
 
-def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with running(tmp_path_factory.mktemp("up")) as started:
@@ -130,7 +133,7 @@ def test_a_request_is_answered_once_it_says_ready(up: Up) -> None:
 
 def test_status_knows_what_runs_and_what_does_not(up: Up) -> None:
     document = up.status()
-    ready, idle = document["models"]
+    ready, idle, _ = document["models"]
     assert (ready["id"], ready["state"], ready["pinned"], ready["aliases"]) == ("sim-a", "ready", True, ["light"])
     assert (idle["id"], idle["state"], idle["replicas"]) == ("idle", "unloaded", [])
     assert ready["replicas"][0]["pid"] in [process.pid for process in up.family()]
@@ -138,6 +141,16 @@ def test_status_knows_what_runs_and_what_does_not(up: Up) -> None:
     assert node["state"] == "healthy"
     assert node["devices"][0]["total_mib"] > 0
     assert re.search(r"sim-a \(pinned\)\s+ready", up.command("status").stdout)
+
+
+def test_a_model_that_is_not_loaded_answers_and_goes_again_when_it_is_not_used(up: Up) -> None:
+    assert up.model("brief")["state"] == "unloaded"
+    answer = up.command("chat", "brief", given="hello\n")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("2cf2.0 2cf2.1 ")
+    wait_until(lambda: up.model("brief")["state"] == "unloaded", "it to be unloaded", timeout_s=60)
+    wait_until(lambda: "brief      unloaded" in up.err, "that to be told")
+    assert len(up.logs("brief")) == 1
 
 
 def test_a_second_one_on_the_same_folder_is_refused(up: Up) -> None:
@@ -165,14 +178,25 @@ def test_redis_given_by_its_address_is_used_and_left_running(up: Up, tmp_path: P
     assert {node["id"] for node in up.status()["nodes"]}.isdisjoint({"second"})
 
 
-def test_whoever_dies_is_replaced(up: Up) -> None:
+def test_a_replica_that_dies_is_replaced(up: Up) -> None:
     first = up.model()["replicas"][0]
     os.kill(first["pid"], signal.SIGKILL)
     wait_until(lambda: up.model()["replicas"] not in ([], [first]), "another replica", timeout_s=60)
     second = up.model()["replicas"][0]
     assert second["id"] != first["id"]
     wait_until(lambda: up.model()["state"] == "ready", "ready again", timeout_s=60)
-    assert "sim-a      died (signal 9); started again in 1 s" in up.err
+    wait_until(lambda: "sim-a      failed: its worker died (signal 9)" in up.err, "that to be told")
+
+
+@pytest.mark.parametrize("name", ["agent", "control"])
+def test_a_service_that_dies_is_started_again_and_no_replica_minds(up: Up, name: str) -> None:
+    replicas = up.model()["replicas"]
+    first = up.service(name)
+    first.kill()
+    wait_until(lambda: f"{name:<10} died (signal 9); started again in 1 s" in up.err, "its death to be told")
+    wait_until(lambda: [it.pid for it in up.family() if f"{name}@%h" in it.cmdline()] not in ([], [first.pid]), "it")
+    assert up.command("chat", "brief", given="hello\n").returncode == 0
+    assert [it["id"] for it in up.model()["replicas"]] == [it["id"] for it in replicas]
 
 
 def test_redis_that_dies_is_started_again_and_everybody_finds_it(up: Up) -> None:
@@ -187,13 +211,15 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with running(tmp_path) as up:
         up.url()
         family = up.family()
-        assert len(family) >= 5
+        # Redis, agent, control, beat, a gateway with its worker, one replica.
+        assert len(family) >= 7
         os.kill(up.process.pid, signal.SIGINT)
         assert up.wait() == 0
         assert alive(family) == []
         order = re.findall(r"(\S+) +stopping", up.err)
-        assert order == ["gateway", "sim-a", "control", "redis"]
-        assert sorted(path.name for path in up.state_dir.iterdir()) == ["logs", "redis"]
+        assert order == ["gateway", "agent", "control", "beat", "models", "redis"]
+        assert sorted(path.name for path in up.state_dir.iterdir()) == ["logs", "redis", "replicas"]
+        assert not list((up.state_dir / "replicas").glob("*.json"))
         assert not list((up.state_dir / "redis").glob("*.sock"))
 
 
@@ -221,40 +247,41 @@ def test_killed_it_takes_everybody_with_it(tmp_path: Path) -> None:
         again.url()
 
 
-def test_a_model_that_keeps_dying_is_given_up_and_the_others_serve(tmp_path: Path) -> None:
-    models = MODELS + "  doomed: {engine: sim, pinned: true, sim: {load_s: 600}}\n"
-    with running(tmp_path, models=models) as up:
-        wait_until(lambda: "doomed     loading" in up.err or "sim-a      ready" in up.err, "loading", timeout_s=60)
+def doom(up: Up) -> None:
+    """Have a load end as it does when the engine cannot read the weights."""
+    wait_until(lambda: up.logs("doomed") or up.process.poll() is not None, "a load", timeout_s=60)
+    with up.logs("doomed")[-1].open("a") as log:
+        log.write("SafetensorError: Error while deserializing header: HeaderTooLarge\n")
+    replica = up.logs("doomed")[-1].stem
 
-        def doomed() -> list[psutil.Process]:
-            return up.workers("doomed")
+    def leaders() -> list[psutil.Process]:
+        return [it for it in up.family() if it.environ().get("CELERITY_REPLICA_ID") == replica]
 
-        for _ in range(3):
-            wait_until(doomed, "a worker for it", timeout_s=60)
-            for process in doomed():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            wait_until(lambda: not alive(doomed()), "its end")
+    wait_until(leaders, "its worker")
+    for process in leaders():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def test_a_model_that_cannot_be_loaded_is_given_up_and_the_others_serve(tmp_path: Path) -> None:
+    with running(tmp_path, models=f"{MODELS}  {DOOMED}\n") as up:
+        doom(up)
         up.url()
-        assert "doomed     died (signal 9) 3 times within 10 minutes and is not started again" in up.err
+        wait_until(lambda: "doomed     given up, until it is loaded by hand" in up.err, "it to be given up")
+        assert "doomed     failed: its weights are missing or broken" in up.err
+        assert "           | SafetensorError" in up.err
         assert up.model("doomed")["state"] == "failed"
         assert up.model("sim-a")["state"] == "ready"
         assert "failed" in up.command("status").stdout
 
 
 def test_no_model_that_works_ends_it_with_the_reason(tmp_path: Path) -> None:
-    models = "models: {doomed: {engine: sim, pinned: true, sim: {load_s: 600}}}"
-    with running(tmp_path, models=models) as up:
-        killed = 0
-        while up.process.poll() is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for process in up.workers("doomed"):
-                    process.kill()
-                    killed += 1
+    with running(tmp_path, models=f"models: {{{DOOMED}}}") as up:
+        doom(up)
         assert up.wait() == 1
-        assert killed >= 3
         assert "no pinned model could be loaded" in up.err
         assert up.out == ""
+        assert of_state_dir(up.state_dir) == []
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from tasks import keys
+from tests.faults.managed import Managed
 from tests.faults.outcome import Kind, Outcome
 from tests.faults.row import Mark, Row, Run, first_words
 from tests.faults.system import System
@@ -31,7 +32,7 @@ def check_all(row: Row, run: Run) -> tuple[dict[str, str], list[str]]:
         "I2": _right_tokens(run, problems),
         "I3": _quiescence(run.system, problems),
         "I4": Mark.NOT_APPLICABLE,
-        "I5": Mark.NOT_APPLICABLE,
+        "I5": _policy(run.system, problems),
         "I6": _blast_radius(row, run, problems),
     }
     return {name: mark.value for name, mark in marks.items()}, problems
@@ -112,6 +113,15 @@ def _facts(client: redis.Redis, key: str) -> str:
     names = ("replica", "attempt", "tries", "deaths", "migrations", "gateway", "keep_s")
     values: list[Any] = client.hmget(key, *names)
     return " ".join(f"{name}={(value or b'').decode()}" for name, value in zip(names, values, strict=True))
+
+
+def _policy(system: System, problems: list[str]) -> Mark:
+    """The loader has broken none of its rules; see `tests.faults.policy`."""
+    if not isinstance(system, Managed):
+        return Mark.NOT_APPLICABLE
+    system.policy.stop()
+    problems.extend(f"I5: {what}" for what in system.policy.broken.values())
+    return Mark.BROKEN if system.policy.broken else Mark.HELD
 
 
 def _blast_radius(row: Row, run: Run, problems: list[str]) -> Mark:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.waiting import wait_until
 from workers.launcher.base import Command
 from workers.launcher.process import LocalProcess, ProcessLauncher
+from workers.launcher.site import Site
 
 
 class Launched:
@@ -48,9 +49,9 @@ class Launched:
 class Launcher:
     """Starts processes that end with this one, SIGKILL included."""
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, replicas_of: Site | None = None) -> None:
         self._lock = threading.RLock()
-        self._launcher = ProcessLauncher(log_dir, grace_s=2.0)
+        self._launcher = ProcessLauncher(log_dir, grace_s=2.0, replicas_of=replicas_of)
 
     def start(self, command: Command) -> Launched:
         with self._lock:

@@ -10,6 +10,7 @@ from tests.faults import rows_overload as overload
 from tests.faults import rows_redis as redis
 from tests.faults import rows_workers as workers
 from tests.faults import setups
+from tests.faults.matrix_loader import LOADER
 from tests.faults.row import Row
 
 _NOTHING = "nothing"
@@ -371,4 +372,4 @@ VLLM = (
     ),
 )
 
-ROWS = (*WORKERS, *DELIVERY[:2], *REDIS, *GATEWAYS, *CLIENTS, *DELIVERY[2:], *OVERLOAD, *VLLM)
+ROWS = (*WORKERS, *DELIVERY[:2], *REDIS, *GATEWAYS, *CLIENTS, *DELIVERY[2:], *LOADER, *OVERLOAD, *VLLM)

@@ -14,6 +14,7 @@ from tests.faults import expected
 from tests.faults.expected import Book, SimBook
 from tests.faults.invariants import check_all
 from tests.faults.load import Load
+from tests.faults.managed import Managed
 from tests.faults.outcome import Kind
 from tests.faults.row import Mark, Result, Row, Run
 from tests.faults.setups import OTHER, VLLM_TOKENS
@@ -87,7 +88,8 @@ class Runner:
             self.drop()
         if self._system is None:
             self._number += 1
-            self._system = System(self._folder / f"{self._number:02}-{row.id}", row.setup)
+            kind = Managed if row.setup.managed else System
+            self._system = kind(self._folder / f"{self._number:02}-{row.id}", row.setup)
             self._system.start()
         return self._system
 

@@ -64,3 +64,18 @@ SLOW_CLIENTS = replace(TWO, env=(("CELERITY_HEADER_TIMEOUT_S", "2"), ("CELERITY_
 ONE_FAST = Setup(models=SIM_MODELS, workers=((FAST, 1), (OTHER, 1)))
 ONE_LOADING = Setup(models=SIM_MODELS, workers=((LOADING, 1), (OTHER, 1)))
 CLOCKS = replace(TWO, moved_clock=True)
+
+# What the loader has to do with: each of three takes the whole of the memory that the pinned one leaves.
+A, B, C = "a", "b", "c"
+LOADED_MODELS = f"""
+models:
+  {A}: {{engine: sim, idle_ttl_s: 600, sim: {{load_s: 1, ttft_ms: 30, itl_ms: 12, seats: 64, memory_mib: 1000}}}}
+  {B}: {{engine: sim, idle_ttl_s: 600, sim: {{load_s: 1, ttft_ms: 30, itl_ms: 12, seats: 64, memory_mib: 1000}}}}
+  {C}: {{engine: sim, idle_ttl_s: 600, sim: {{load_s: 1, ttft_ms: 30, itl_ms: 12, seats: 64, memory_mib: 1000}}}}
+  {OTHER}: {{engine: sim, pinned: true, sim: {{load_s: 0, ttft_ms: 10, itl_ms: 3, seats: 16, memory_mib: 200}}}}
+"""
+MANAGED = Setup(
+    models=LOADED_MODELS, workers=((A, 0), (OTHER, 0)), managed=True, env=(("CELERITY_MEMORY_MIB", "1500"),)
+)
+ONE_GPU = replace(MANAGED, gpus="gpu 0 1500 0 NVIDIA A40\n", env=())
+IN_CONTAINERS = replace(MANAGED, docker=True)

@@ -45,6 +45,12 @@ class Setup:
     env: tuple[tuple[str, str], ...] = ()
     moved_clock: bool = False
     """Whether the clocks of the first worker and the first gateway can be moved."""
+    managed: bool = False
+    """Whether the loader decides what runs; `workers` only names the model that is asked for, and the other one."""
+    gpus: str = ""
+    """What the stand-in for NVIDIA's driver says there is, in the words of nvml_double.c; empty: none."""
+    docker: bool = False
+    """Whether replicas run in containers, of an engine of the row's own behind a proxy."""
 
 
 class System:

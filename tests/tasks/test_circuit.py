@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import redis
 
 from tasks import keys
 from tasks.circuit import FAILURES, LONGEST_BACK_OFF_S, Circuit, Phase, Rotation
-from tasks.connections import command_client
 from tasks.pulse import Pulse
 from tasks.scripts import script
-from tests.stack import RedisServer
 
 SEATS = 8
 
@@ -112,16 +107,6 @@ def test_a_success_of_the_last_one_ends_it() -> None:
     circuit.told(Rotation.LAST, 0)
     circuit.note(ok=True, began=1, now=2)
     assert (circuit.phase(2), circuit.wish, circuit.due(2)) == (Phase.CLOSED, Rotation.IN, True)
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[redis.Redis]:
-    server = RedisServer(tmp_path)
-    server.start()
-    client = command_client(server.url)
-    yield client
-    client.close()
-    server.stop()
 
 
 def lives(client: redis.Redis, replica: str, model: str = "m", state: str = "ready") -> None:

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import redis
 
 from tasks import keys
-from tasks.connections import command_client
+from tasks.cold_watch import ColdWatch
 from tasks.errors import ServiceUnavailableError
-from tasks.gateway_watch import SILENT_S, GatewayWatch
+from tasks.followed import SILENT_S, Followed
+from tasks.gateway_watch import GatewayWatch
 from tasks.inbox import Inbox
 from tasks.messages import Call, Delta, Endpoint, Started
-from tasks.redis_dispatch import StreamAnswer
+from tasks.outlooks import OutlookStore
+from tasks.ready_models import ReadyModels
 from tasks.request_store import RequestStore
+from tasks.stream_answer import StreamAnswer
 from tasks.stream_reader import StreamReader
 from tests.stack import RedisServer
 
 pytestmark = pytest.mark.integration
 
 CALL = Call(id="r", model="m", endpoint=Endpoint.CHAT, body=b"{}", stream=True, gateway="g")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    folder: Path = tmp_path_factory.mktemp("watch")
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    client = command_client(server.url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 class Gateway:
@@ -49,7 +34,9 @@ class Gateway:
         self.reader = StreamReader(server.url, "g")
         self.readmitted = 0
         self._on_readmit = on_readmit
-        self.watch = GatewayWatch(client, "g", self.reader, self.store, self._readmit)
+        self._outlooks = OutlookStore(client)
+        cold = ColdWatch(client, self.store, ReadyModels(client))
+        self.watch = GatewayWatch(client, "g", self.reader, self.store, cold=cold, readmit=self._readmit)
 
     def _readmit(self, call: Call) -> None:
         self.readmitted += 1
@@ -58,8 +45,9 @@ class Gateway:
 
     def follow(self, *, again: bool = True) -> StreamAnswer:
         inbox = self.reader.follow("r")
-        self.watch.add(inbox, CALL, again=again)
-        return StreamAnswer(CALL, inbox, self.reader, self.watch, self.store)
+        followed = Followed(inbox=inbox, call=CALL, again=again)
+        self.watch.add(followed)
+        return StreamAnswer(followed, self.reader, self.watch, self.store, self._outlooks)
 
     def look(self, answer: StreamAnswer) -> None:
         """Take a turn in which the answer has been silent for long."""

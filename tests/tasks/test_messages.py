@@ -36,6 +36,7 @@ EVENTS: list[Event] = [
     Done(finish_reason="stop", prompt_tokens=3, completion_tokens=4, body=b"{}"),
     Failed("engine_failed", "broken"),
     Failed("invalid_request", "wrong", "messages"),
+    Failed("pool_exhausted", "full", retry_after_s=12.5),
 ]
 
 

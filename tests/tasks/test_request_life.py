@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -14,14 +13,13 @@ import redis
 
 from tasks import keys
 from tasks.claim_store import Claim, ClaimStore, Danger, Refusal, Verdict
-from tasks.connections import async_client, command_client
+from tasks.connections import async_client
 from tasks.dispatch import Once, RequestStatus
 from tasks.messages import Call, Delta, Done, Endpoint, Failed, encode_event
-from tasks.nodes import NodeFacts, NodeStore
 from tasks.outlet import Loss, Outlet
 from tasks.pulse import Pulse
 from tasks.reaper import Reaper
-from tasks.request_store import Full, Queued, RequestStore, Reused, Same, Slow, Unloadable, list_of
+from tasks.request_store import Full, Hindered, Queued, Readiness, RequestStore, Reused, Same, Slow, list_of
 from tasks.requeue import Cause, Fate
 from tasks.streams import StreamWriter
 from tests.stack import RedisServer
@@ -30,23 +28,6 @@ pytestmark = pytest.mark.integration
 
 LIST = "model.m"
 T = TypeVar("T")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    folder: Path = tmp_path_factory.mktemp("life")
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    client = command_client(server.url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -193,16 +174,21 @@ def test_a_kept_call_that_waited_too_long_says_so_later(client: redis.Redis, sto
     assert (refusal.verdict, refusal.keep_s) == (Verdict.EXPIRED, 60)
 
 
-def test_a_model_that_was_given_up_takes_no_calls_until_it_is_started_again(
+def test_a_hindered_call_leaves_nothing_but_still_repeats_an_earlier_one(
     client: redis.Redis, store: RequestStore
 ) -> None:
-    nodes = NodeStore(client)
-    nodes.beat(NodeFacts(id="n", launched={"m-1": "m"}, failed={"m": "one of two"}))
-    assert admit(store, call("a")) == Queued()
-    nodes.beat(NodeFacts(id="n", failed={"m": "why"}))
-    assert admit(store, call("b")) == Unloadable()
-    assert store.unloadable("m")
-    assert 0 < client.ttl(keys.failed("m")) <= keys.NODE_TTL_S
+    once = Once(key="k", digest="abc", ttl_s=60)
+
+    def hindered(id_: str) -> object:
+        return store.admit(
+            call(id_, caller="me"), gateway_id="g", max_depth=10, once=once, readiness=Readiness.HINDERED
+        )
+
+    assert hindered("a") == Hindered()
+    assert client.keys() == []
+    assert admit(store, call("b", caller="me"), once) == Queued()
+    assert hindered("c") == Same("b")
+    assert client.llen(LIST) == 1
 
 
 def test_a_dead_workers_call_goes_to_the_front_and_is_continued(
@@ -374,6 +360,8 @@ def test_a_call_that_would_wait_too_long_is_refused(client: redis.Redis, store: 
     client.hset(pace, "since_ms", since_ms - 20_000)  # four in twenty seconds: the tenth waits fifty
     assert admit(store, call("late"), max_depth=99) == Slow(9)
     assert admit(store, call("patient", queue_wait_s=100.0), max_depth=99) == Queued()
+    cold = store.admit(call("cold"), gateway_id="g", max_depth=99, readiness=Readiness.COLD)
+    assert cold == Queued(), "nobody serves the queue now, whoever did before"
     client.ltrim(LIST, -1, -1)
     one.claimed("r4")
     assert client.exists(pace) == 0, "an empty queue has no pace"

@@ -39,6 +39,21 @@ def test_a_wrong_value_names_its_variable(tmp_path: Path) -> None:
         Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_PORT": "http"})
 
 
+def test_what_cold_models_do_is_one_of_two_things(tmp_path: Path) -> None:
+    env = {"CELERITY_STATE_DIR": str(tmp_path)}
+    assert Settings.from_env(env).cold_start == "wait"
+    assert Settings.from_env(env | {"CELERITY_COLD_START": "defer"}).cold_start == "defer"
+    with pytest.raises(SettingsError, match="CELERITY_COLD_START is 'hold'; it can be wait or defer"):
+        Settings.from_env(env | {"CELERITY_COLD_START": "hold"})
+
+
+def test_a_spare_is_on_or_off(tmp_path: Path) -> None:
+    env = {"CELERITY_STATE_DIR": str(tmp_path)}
+    assert Settings.from_env(env).spare == "on"
+    with pytest.raises(SettingsError, match="CELERITY_SPARE is 'yes'; it can be on or off"):
+        Settings.from_env(env | {"CELERITY_SPARE": "yes"})
+
+
 def test_a_misspelt_variable_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="CELERITY_PROT"):
         Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), "CELERITY_PROT": "1"})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -26,23 +24,6 @@ pytestmark = pytest.mark.integration
 QUEUE = "model.m"
 FRONT = queue_list(QUEUE, Priority.INTERACTIVE)
 BULK = queue_list(QUEUE, Priority.BULK)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    folder: Path = tmp_path_factory.mktemp("unacked")
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    client = command_client(server.url)
-    client.flushall()
-    yield client
-    client.close()
 
 
 def message(request_id: str, priority: Priority = Priority.INTERACTIVE, task: str = INFER) -> bytes:

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tasks.settings import Settings
-from tests.fakes import FakeDispatcher
+from tests.fakes import FakeDispatcher, FakeRegistries
 from webapp.api_keys import KeyRing
 from webapp.app import create_app
 from workers.registry import ModelSpec, QueueSpec, Registry
@@ -32,7 +32,8 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 
 def make_app(folder: Path, dispatcher: FakeDispatcher, keys: KeyRing | None = None, **settings: Any) -> Flask:
-    app = create_app(Settings(state_dir=folder, redis_url="unix:///nowhere", **settings), REGISTRY, dispatcher, keys)
+    registries = FakeRegistries(settings.pop("registry", REGISTRY))
+    app = create_app(Settings(state_dir=folder, redis_url="unix:///nowhere", **settings), registries, dispatcher, keys)
     app.testing = False  # errors are answered, not raised into the test
     return app
 

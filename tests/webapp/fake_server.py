@@ -25,7 +25,7 @@ from tasks import logs
 from tasks.errors import RequestCancelledError
 from tasks.messages import Call, Delta, Done, Event, Started
 from tasks.settings import Settings
-from tests.fakes import FakeAnswer, FakeDispatcher
+from tests.fakes import FakeAnswer, FakeDispatcher, FakeRegistries
 from tests.waiting import wait_until
 from tests.webapp.conftest import REGISTRY
 from webapp.app import create_app
@@ -67,7 +67,7 @@ def create() -> Flask:
     settings = Settings.from_env()
     logs.configure(settings.log_level)
     dispatcher = FakeDispatcher(play=play)
-    app = create_app(settings, REGISTRY, dispatcher)
+    app = create_app(settings, FakeRegistries(REGISTRY), dispatcher)
 
     @app.get("/answers")
     def answers() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import FakeClock
 from webapp import api_keys
-from webapp.api_keys import KeyFileError, KeyRing
+from webapp.api_keys import KeyFileError, KeyRing, Role
 
 
 @pytest.fixture
@@ -62,12 +62,41 @@ def test_a_line_is_added_to_a_file_that_does_not_end_in_one(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["alice", "alice abc now", f"alice {'g' * 64} now", f"a/b {'0' * 64} now", f"alice {'0' * 64} now more"],
+    [
+        "alice",
+        "alice abc now",
+        f"alice {'g' * 64} now",
+        f"a/b {'0' * 64} now",
+        f"alice {'0' * 64} now more",
+        f"a {'0' * 64} now user x",
+    ],
 )
 def test_a_wrong_line_is_named(path: Path, line: str) -> None:
     path.parent.mkdir()
     path.write_text(f"# comment\n\n{line}\n")
     with pytest.raises(KeyFileError, match="line 3"):
+        api_keys.read(path)
+
+
+def test_a_key_has_a_role_and_an_older_file_has_users(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text(f"old {'0' * 64} now\n")
+    user, operator = api_keys.add(path, "alice"), api_keys.add(path, "root", Role.OPERATOR)
+    assert {entry.name: entry.role for entry in api_keys.read(path)} == {
+        "old": Role.USER,
+        "alice": Role.USER,
+        "root": Role.OPERATOR,
+    }
+    assert [len(line.split()) for line in path.read_text().splitlines()] == [3, 3, 4]
+    ring = KeyRing(path)
+    found = [ring.entry_of(key) for key in (user, operator, "other")]
+    assert [entry and entry.role for entry in found] == [Role.USER, Role.OPERATOR, None]
+
+
+def test_a_role_that_is_none_is_named(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text(f"alice {'0' * 64} now king\n")
+    with pytest.raises(KeyFileError, match="line 1: the role is 'king'; it can be user or operator"):
         api_keys.read(path)
 
 

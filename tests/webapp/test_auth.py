@@ -12,7 +12,7 @@ from tasks.settings import Settings, SettingsError
 from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import chat, make_app
 from webapp import api_keys
-from webapp.api_keys import KeyRing
+from webapp.api_keys import KeyRing, Role
 from webapp.exposure import require_keys_beyond_loopback
 
 
@@ -82,6 +82,52 @@ def test_health_is_open(closed: FlaskClient) -> None:
 )
 def test_metrics_are_open_to_this_machine_only(closed: FlaskClient, environ: dict[str, Any], status: int) -> None:
     assert closed.get("/metrics", environ_base=environ).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/status", "/admin/models/demo/load", "/admin/nothing"])
+def test_admin_is_for_operators(closed: FlaskClient, tmp_path: Path, key: str, path: str) -> None:
+    assert closed.get(path).status_code == 401
+    refused = closed.get(path, headers={"Authorization": f"Bearer {key}"})
+    assert refused.status_code == 403
+    assert refused.get_json()["error"]["code"] == "operator_key_required"
+    assert "--role operator" in refused.get_json()["error"]["message"]
+    operator = api_keys.add(tmp_path / "more", "root", Role.OPERATOR)
+    app = make_app(tmp_path, FakeDispatcher(), KeyRing(tmp_path / "more"))
+    assert app.test_client().get(path, headers={"Authorization": f"Bearer {operator}"}).status_code in (404, 405, 503)
+
+
+def test_an_operator_may_do_what_a_user_may(tmp_path: Path, dispatcher: FakeDispatcher) -> None:
+    operator = api_keys.add(tmp_path / "keys", "root", Role.OPERATOR)
+    client = make_app(tmp_path, dispatcher, KeyRing(tmp_path / "keys")).test_client()
+    answer = client.post("/v1/chat/completions", json=chat(), headers={"Authorization": f"Bearer {operator}"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "refused"),
+    [
+        ({}, False),
+        ({"Host": "127.0.0.1:8000"}, False),
+        ({"Host": "[::1]:8000"}, False),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000", "Sec-Fetch-Site": "same-origin"}, False),
+        ({"Sec-Fetch-Site": "none"}, False),
+        ({"Sec-Fetch-Site": "cross-site"}, True),
+        ({"Sec-Fetch-Site": "same-site"}, True),
+        ({"Origin": "https://example.org"}, True),
+        ({"Origin": "null"}, True),
+        ({"Host": "rebound.example.org"}, True),
+        ({"Host": "127.0.0.1.example.org:80"}, True),
+    ],
+)
+def test_without_keys_admin_answers_to_this_machines_programs_and_to_no_foreign_page(
+    tmp_path: Path, dispatcher: FakeDispatcher, headers: dict[str, str], refused: bool
+) -> None:
+    client = make_app(tmp_path, dispatcher).test_client()
+    answer = client.get("/admin/nothing", headers=headers)
+    assert answer.status_code == (403 if refused else 404)
+    if refused:
+        assert answer.get_json()["error"]["code"] == "forbidden_origin"
+    assert client.get("/v1/models", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org", ""])

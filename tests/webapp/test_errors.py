@@ -31,12 +31,15 @@ def test_the_field_is_named() -> None:
     [
         ("context_length_exceeded", 400, {}),
         ("invalid_api_key", 401, {"WWW-Authenticate": "Bearer"}),
+        ("operator_key_required", 403, {}),
+        ("forbidden_origin", 403, {}),
         ("model_not_found", 404, {}),
         ("request_timeout", 408, {}),
         ("request_too_large", 413, {}),
         ("unsupported_media_type", 415, {}),
         ("server_overloaded", 503, {"Retry-After": "2"}),
         ("model_load_failed", 503, {"Retry-After": "30"}),
+        ("pool_exhausted", 429, {"Retry-After": "30"}),
         ("deadline_exceeded", 504, {"x-should-retry": "false"}),
         ("engine_failed", 500, {}),
         ("code_of_a_newer_release", 500, {}),
@@ -52,6 +55,11 @@ def test_a_code_decides_status_and_headers(code: str, status: int, headers: dict
 def test_an_error_that_would_come_again_says_so() -> None:
     answer = errors.response(error_of("engine_failed", "It broke twice.", final=True))
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_an_error_that_knows_better_says_when_to_come_back() -> None:
+    answer = errors.response(error_of("pool_exhausted", "No device.", retry_after_s=7.5), 1.0)
+    assert (answer.headers["Retry-After"], answer.headers["retry-after-ms"]) == ("15", "15000")
 
 
 @pytest.mark.parametrize(

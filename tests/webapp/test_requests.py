@@ -39,6 +39,7 @@ def test_a_later_answer_is_promised_with_its_address(
         "created_at": 1_800_000_000,
         "ended_at": None,
         "attempts": 1,
+        "position": None,
         "links": {
             "self": f"{path}/{request_id}",
             "events": f"{path}/{request_id}/events",

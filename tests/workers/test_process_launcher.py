@@ -14,7 +14,8 @@ import pytest
 
 from tests.waiting import wait_until
 from workers.launcher.base import Command
-from workers.launcher.process import ROTATE_AT_BYTES, ProcessLauncher, rotate
+from workers.launcher.output import ROTATE_AT_BYTES, rotate
+from workers.launcher.process import ProcessLauncher
 
 # A process that ignores SIGTERM and has a child that does the same; it says both pids.
 STUBBORN = """

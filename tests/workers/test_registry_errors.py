@@ -40,6 +40,9 @@ def refusal(tmp_path: Path, text: str | bytes) -> str:
         ("aliases: [a*b]", "3: models.m.aliases.0: a name is 1 to 128"),
         ("aliases: [m]", '3: models.m.aliases.0: "m" is the id of a model already'),
         ("aliases: [a, a]", '3: models.m.aliases.1: the alias "a" is given twice'),
+        ("devices: cuda:0", "3: models.m.devices: a list is expected"),
+        ("devices: []", "3: models.m.devices: name one at least"),
+        ("devices: [cuda:0, gpu]", "3: models.m.devices.1: a device is NODE/DEVICE or DEVICE"),
         ("engine: tgi", "3: models.m.engine: must be one of vllm, sim"),
         ("sim: {seats: 3}", "3: models.m.sim: only for `engine: sim`"),
         ("path: [x]", "3: models.m.path: text is expected"),
@@ -52,6 +55,15 @@ def refusal(tmp_path: Path, text: str | bytes) -> str:
         ("engine_args: [--dtype, float16]", "3: models.m.engine_args: `name: value` pairs are expected"),
         ("engine_args: {max-model-len: 5}", "3: models.m.engine_args.max-model-len: not allowed here: write it one"),
         ("<<: {pinned: true}", "3: models.m.<<: unknown key"),
+        (
+            "tool_call_parser: hermse",
+            '3: models.m.tool_call_parser: vLLM 0.32.0 has no such parser; did you mean "hermes"',
+        ),
+        (
+            "reasoning_parser: zzz",
+            "3: models.m.reasoning_parser: vLLM 0.32.0 has no such parser; it has cohere_command3,",
+        ),
+        ("tool_call_parser: [hermes]", "3: models.m.tool_call_parser: text is expected"),
     ],
 )
 def test_a_bad_entry_is_named_with_its_line(tmp_path: Path, entry: str, expected: str) -> None:
@@ -112,6 +124,21 @@ def test_an_alias_bomb_is_refused_before_it_is_built(tmp_path: Path) -> None:
 def test_a_bad_rollout_is_refused(tmp_path: Path, rollouts: str, expected: str) -> None:
     text = f"models: {{m: {{engine: sim, aliases: [light]}}}}\naliases: {rollouts}"
     assert f"models.yaml:2: {expected}" in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ("{gpu: {slots: 1}}", "devices.gpu: a device is NODE/DEVICE or DEVICE"),
+        ("{cuda:0: {slots: 0}}", "devices.cuda:0.slots: must be at least 1"),
+        ("{cuda:0: {exclusiv: true}}", 'devices.cuda:0.exclusiv: unknown key; did you mean "exclusive"?'),
+        ("{cuda:0: {bound_to: 'a b'}}", "devices.cuda:0.bound_to: a name is 1 to 128"),
+        ("{cuda:0: heavy}", "devices.cuda:0: `name: value` pairs are expected"),
+        ("[cuda:0]", "devices: `name: value` pairs are expected"),
+    ],
+)
+def test_a_bad_device_is_refused(tmp_path: Path, devices: str, expected: str) -> None:
+    assert f"models.yaml:2: {expected}" in refusal(tmp_path, f"models: {{m: {{engine: sim}}}}\ndevices: {devices}")
 
 
 def test_two_models_cannot_share_an_alias(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -14,10 +14,10 @@ import redis
 from celery import Celery
 
 from celeryconfig import broker_transport_options
-from tasks.connections import command_client
 from tasks.envelope import INFER, envelope
 from tasks.queues import Priority
 from tests.stack import RedisServer
+from tests.waiting import wait_until
 from workers.host.ledger import Ledger
 from workers.host.transport import task_message
 
@@ -27,23 +27,10 @@ QUEUE = "model.m"
 RUBBISH = (b"", b"\xff\xfe", b"{", b"[]", b"1", b"null", b"{}", b'{"body": 5, "headers": {}, "properties": {}}')
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    folder: Path = tmp_path_factory.mktemp("transport")
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    client = command_client(server.url)
-    client.config_set("maxmemory", 0)
-    client.flushall()
+def client(client: redis.Redis) -> Iterator[redis.Redis]:
     yield client
     client.config_set("maxmemory", 0)
-    client.close()
 
 
 @dataclass
@@ -91,6 +78,15 @@ def message(request_id: str) -> bytes:
 def waiting(client: redis.Redis) -> list[str]:
     found: Any = client.lrange(QUEUE, 0, -1)
     return [json.loads(raw)["headers"]["id"] for raw in reversed(found)]
+
+
+def popping(client: redis.Redis, side: Side) -> Any:
+    """Return a channel that waits for a message, in a queue without any, and would for an hour."""
+    channel = side.connect()
+    channel.brpop_timeout = 3600
+    side.connection.transport.cycle._register_BRPOP(channel)
+    wait_until(lambda: client.info("clients")["blocked_clients"] == 1, "redis to have nothing to answer")
+    return channel
 
 
 def take(side: Side, count: int) -> None:
@@ -202,3 +198,18 @@ def test_at_its_end_a_worker_puts_everything_back(client: redis.Redis, side: Sid
     channel.give_up()
     assert sorted(waiting(client)) == ["popped", "running"]
     assert client.hlen("unacked") == 0
+
+
+def test_a_pending_pop_ends_when_it_is_told_to(client: redis.Redis, side: Side) -> None:
+    channel = popping(client, side)
+    channel.end_pop()
+    with pytest.raises(Empty):
+        channel._brpop_read()
+
+
+def test_what_a_pending_pop_has_taken_is_kept_when_it_is_told_to_end(client: redis.Redis, side: Side) -> None:
+    channel = popping(client, side)
+    client.lpush(QUEUE, message("a"))
+    channel.end_pop()
+    channel._brpop_read()
+    assert len(side.taken) == 1

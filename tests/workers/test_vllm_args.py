@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.workers.reference_models import CONFIGS, write_model
+from workers.devices import DeviceKind
 from workers.engine.vllm_args import (
     EngineArgumentError,
     command_line,
@@ -15,6 +17,8 @@ from workers.engine.vllm_args import (
     is_folder,
     scratch_environment,
 )
+from workers.estimate.needs import CPU_RUNTIME_MIB, estimate
+from workers.model_folder import read
 from workers.registry import ModelSpec
 
 MIB = 1 << 20
@@ -61,18 +65,37 @@ def test_a_gpu_keeps_the_defaults_of_vllm() -> None:
     assert not {"max_num_seqs", "enforce_eager", "kv_cache_memory_bytes"} & args().keys()
 
 
+def test_a_gpu_engine_takes_the_memory_it_is_given_and_no_more() -> None:
+    made = engine_args(spec(memory_mib=24600), cpu=False, environ={}, device_total_mib=48000)
+    assert made["gpu_memory_utilization"] == 0.5  # 600 of it are the driver's
+    given = {"kv_cache_memory_bytes": 1 << 30}
+    made = engine_args(spec(memory_mib=24600, engine_args=given), cpu=False, environ={}, device_total_mib=48000)
+    assert "gpu_memory_utilization" not in made
+    assert "gpu_memory_utilization" not in engine_args(spec(), cpu=False, environ={}, device_total_mib=48000)
+
+
 def test_a_cpu_engine_takes_little_memory_unless_told_otherwise() -> None:
     assert args(cpu=True)["kv_cache_memory_bytes"] == 1024 * MIB
-    assert args(cpu=True, memory_mib=1500)["kv_cache_memory_bytes"] == (1500 - 1024) * MIB
+    assert args(cpu=True, memory_mib=1500)["kv_cache_memory_bytes"] == (1500 - CPU_RUNTIME_MIB) * MIB
     assert args(cpu=True, memory_mib=100)["kv_cache_memory_bytes"] == 64 * MIB
     assert "kv_cache_memory_bytes" not in args(cpu=True, environ={"VLLM_CPU_KVCACHE_SPACE": "4"})
     assert "kv_cache_memory_bytes" not in args(cpu=True, engine_args={"gpu_memory_utilization": 0.5})
 
 
-def test_the_weights_come_off_the_memory_of_a_cpu_engine(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(bytes(3 * MIB))
-    assert is_folder(spec(path=str(tmp_path)))
-    assert args(cpu=True, path=str(tmp_path), memory_mib=1200)["kv_cache_memory_bytes"] == (1200 - 1024 - 3) * MIB
+def test_the_kv_cache_of_a_cpu_engine_is_as_large_as_was_estimated(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", CONFIGS["Qwen2.5-0.5B-Instruct"])
+    assert is_folder(spec(path=str(folder)))
+    found = read(folder, folder)
+    settings: list[dict[str, Any]] = [{}, {"memory_mib": 4000}, {"max_model_len": 512}]
+    for changed in settings:
+        need = estimate(spec(path=str(folder), **changed), found, DeviceKind.CPU)
+        made = args(cpu=True, path=str(folder), **changed)
+        assert made["kv_cache_memory_bytes"] == (need.kv_mib or 0) * MIB
+
+
+def test_a_folder_that_cannot_be_read_is_left_to_vllm(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    assert args(cpu=True, path=str(tmp_path))["kv_cache_memory_bytes"] == 1024 * MIB
 
 
 def test_what_the_entry_says_wins() -> None:
@@ -136,3 +159,10 @@ def test_arguments_are_spelled_as_options() -> None:
 def test_an_argument_that_vllm_does_not_have_is_named() -> None:
     with pytest.raises(EngineArgumentError, match="model m: vLLM has no engine argument 'max_length'"):
         command_line(spec(), {"max_length": 3}, {"--max-model-len"})
+
+
+def test_an_engine_that_can_sleep_is_started_so_that_it_can_unless_its_entry_says_otherwise() -> None:
+    assert engine_args(spec(), cpu=False, environ={}, sleeps=True)["enable_sleep_mode"] is True
+    assert "enable_sleep_mode" not in args()
+    never = spec(engine_args={"enable_sleep_mode": False})
+    assert engine_args(never, cpu=False, environ={}, sleeps=True)["enable_sleep_mode"] is False

@@ -13,7 +13,9 @@ from tasks.errors import ServingError
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """`retry_after_s` is the least of Retry-After; `should_retry` overrides what OpenAI's clients do by themselves."""
+    """`retry_after_s` is the least of Retry-After where the error does not know better; `should_retry` overrides
+    what OpenAI's clients do by themselves.
+    """
 
     status: int
     type: str = "invalid_request_error"
@@ -29,6 +31,8 @@ FACES = {
     "context_length_exceeded": Face(HTTPStatus.BAD_REQUEST),
     "unsupported_endpoint": Face(HTTPStatus.BAD_REQUEST),
     "invalid_api_key": Face(HTTPStatus.UNAUTHORIZED),
+    "operator_key_required": Face(HTTPStatus.FORBIDDEN),
+    "forbidden_origin": Face(HTTPStatus.FORBIDDEN),
     "model_not_found": Face(HTTPStatus.NOT_FOUND),
     "request_not_found": Face(HTTPStatus.NOT_FOUND),
     "idempotency_key_reused": Face(HTTPStatus.CONFLICT, should_retry=False),
@@ -41,6 +45,7 @@ FACES = {
     "server_overloaded": Face(HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable_error", retry_after_s=2),
     "service_unavailable": Face(HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable_error", retry_after_s=1),
     "model_load_failed": Face(HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable_error", retry_after_s=30),
+    "pool_exhausted": Face(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", retry_after_s=30),
     # To try again would wait as long again, in front of the same queue.
     "deadline_exceeded": Face(HTTPStatus.GATEWAY_TIMEOUT, "server_error", should_retry=False),
 }
@@ -76,8 +81,9 @@ def response(error: ServingError, luck: float = 0.0) -> Response:
     """
     face = face_of(error.code)
     answer = Response(body(error), status=face.status, content_type="application/json")
-    if face.retry_after_s is not None:
-        after_s = face.retry_after_s * (1 + luck)
+    least_s = error.retry_after_s or face.retry_after_s
+    if least_s is not None:
+        after_s = least_s * (1 + luck)
         answer.headers["Retry-After"] = str(round(after_s))
         answer.headers["retry-after-ms"] = str(round(after_s * 1000))
     should_retry = False if error.final else face.should_retry

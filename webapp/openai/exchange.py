@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from flask import Response, g, request
 
+from tasks.cold_start import Deferred
 from tasks.dispatch import Answer
-from tasks.errors import ContextLengthExceededError, ModelNotFoundError, ServiceUnavailableError
+from tasks.errors import ContextLengthExceededError, ServiceUnavailableError
 from tasks.messages import Call, Endpoint
 from webapp import request_body, sse, strict_json
 from webapp.gateway import Gateway
-from webapp.openai import request_state
+from webapp.openai import cold_answer, request_state
 from webapp.openai.fields import RequestSchema
 from webapp.openai.following import follow, limits_of, streamed, whole
 from webapp.openai.preferences import Delivery, delivery_of
 from webapp.openai.prompts import tokens_at_least
 from webapp.openai.relay import Followed
 from webapp.openai.resumption import NumberedAnswer
+from webapp.openai.routing import route
 from webapp.openai.tally import DETACHED, Account, Reading, Tally
 from workers.registry import ModelSpec
 
@@ -28,13 +30,12 @@ def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Respon
     raw = request_body.read(request.environ, gateway.settings.max_body_bytes)
     body = strict_json.parse(raw)
     schema.check(body)
-    spec = gateway.registry.resolve(body["model"])
-    if spec is None:
-        raise ModelNotFoundError("There is no such model here; GET /v1/models lists those there are.", param="model")
-    _check_context(body, spec)
     delivery = delivery_of(request.headers, stream=bool(body.get("stream")))
     if gateway.drain.began:
         raise ServiceUnavailableError("The server is shutting down; repeat the request.")
+    way = route(gateway.registry, body["model"], endpoint, gateway.dispatcher)
+    spec = way.spec
+    _check_context(body, spec)
     call = Call(
         id=g.request_id,
         model=spec.id,
@@ -42,14 +43,19 @@ def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Respon
         body=raw,
         stream=bool(body.get("stream")),
         gateway="",
-        queue_wait_s=spec.queue.max_wait_s,
+        queue_wait_s=cold_answer.queue_wait_s(delivery, spec),
         total_s=gateway.settings.total_timeout_s,
         caller=g.get("caller", ""),
         keep_s=delivery.keep_s,
     )
     del body
     accepted_at = gateway.clock()
-    answer = gateway.dispatcher.submit(call, max_depth=spec.queue.max_depth, once=delivery.once(endpoint, raw))
+    terms = cold_answer.terms(delivery, gateway.settings, way)
+    once = delivery.once(endpoint, raw)
+    try:
+        answer = gateway.dispatcher.submit(call, max_depth=spec.queue.max_depth, once=once, terms=terms)
+    except Deferred as deferred:
+        return cold_answer.come_again(spec.id, deferred.standing)
     # A repetition goes by the name of the request that it repeats.
     g.request_id, g.replayed = answer.request_id, answer.request_id != call.id
     response = _respond(gateway, call, delivery, answer, accepted_at)
@@ -64,10 +70,11 @@ def _respond(gateway: Gateway, call: Call, delivery: Delivery, answer: Answer, a
         return _later(gateway, call, answer, accepted_at)
     if delivery.resumable:
         numbered = NumberedAnswer(answer, is_stream=True)
-        return streamed(gateway, _follow(gateway, call, numbered, accepted_at), sse.NUMBERED)
+        followed = _follow(gateway, call, numbered, accepted_at)
+        return streamed(gateway, followed, sse.NUMBERED, progress=delivery.progress)
     followed = _follow(gateway, call, answer, accepted_at)
     if call.stream:
-        return streamed(gateway, followed, sse.PLAIN)
+        return streamed(gateway, followed, sse.PLAIN, progress=delivery.progress)
     response = whole(followed)
     response.headers["openai-processing-ms"] = str(round((gateway.clock() - accepted_at) * 1000))
     return response

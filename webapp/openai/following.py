@@ -17,8 +17,9 @@ _SSE_HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would keep the tokens until it has a page of them
 }
 
-# Only who has the header knows where to come back to; after that, most refusals have shown.
-_NUMBERED_COMMIT_AFTER_S = 1.0
+# Only who has the header knows where to come back to, or sees how far its model's load is; after that, most
+# refusals have shown.
+_EARLY_COMMIT_AFTER_S = 1.0
 
 
 def follow(
@@ -59,13 +60,19 @@ def limits_of(gateway: Gateway, *, queue_wait_s: float) -> Limits:
     )
 
 
-def streamed(gateway: Gateway, followed: Followed, dialect: sse.Dialect) -> Response:
+def streamed(gateway: Gateway, followed: Followed, dialect: sse.Dialect, *, progress: bool) -> Response:
     """Answer piece by piece. Waits for the first; raises the ServingError that comes before it."""
     settings = gateway.settings
     commit_after_s = settings.commit_after_s
-    if dialect is sse.NUMBERED:
-        commit_after_s = min(commit_after_s, _NUMBERED_COMMIT_AFTER_S)
-    pieces = stream(followed, commit_after_s=commit_after_s, ping_s=settings.ping_interval_s, dialect=dialect)
+    if progress or dialect is sse.NUMBERED:
+        commit_after_s = min(commit_after_s, _EARLY_COMMIT_AFTER_S)
+    pieces = stream(
+        followed,
+        commit_after_s=commit_after_s,
+        ping_s=settings.ping_interval_s,
+        dialect=dialect,
+        progress=progress,
+    )
     return Response(
         Begun(pieces),
         content_type="text/event-stream; charset=utf-8",

@@ -8,6 +8,12 @@
 
 They can be combined. Without any of them nobody comes back, and a client that leaves
 cancels its request.
+
+| header                         | while the model has to be loaded first                                     |
+|--------------------------------|----------------------------------------------------------------------------|
+| `X-SSW-Wait: true`             | the client waits, also while no room can be made                           |
+| `X-SSW-Wait: false`            | it gets 202 and comes again; nothing is queued                             |
+| `X-Celerity-Progress: true`    | comments of its stream say how it stands, as long as no worker has it      |
 """
 
 from __future__ import annotations
@@ -37,6 +43,9 @@ class Delivery:
     resumable: bool = False
     respond_async: bool = False
     key: str | None = None
+    wait: bool | None = None
+    """Whether it waits for a model that has to be loaded first; None: as this installation is set."""
+    progress: bool = False
 
     @property
     def keep_s(self) -> int:
@@ -59,20 +68,39 @@ def delivery_of(headers: Headers, *, stream: bool) -> Delivery:
     Raises InvalidRequestError when one of ours has a value that means nothing.
     """
     return Delivery(
-        resumable=_resumable(headers.get("X-Celerity-Resumable")) and stream,
+        resumable=_switch(headers, "X-Celerity-Resumable") and stream,
         respond_async=_prefers_async(headers.get("Prefer", "")),
         key=_key(headers.get("Idempotency-Key")),
+        wait=_wait(headers.get("X-SSW-Wait")),
+        progress=wants_progress(headers),
     )
 
 
-def _resumable(value: str | None) -> bool:
-    match (value or "").strip().lower():
+def wants_progress(headers: Headers) -> bool:
+    """Raises InvalidRequestError for a value that means nothing."""
+    return _switch(headers, "X-Celerity-Progress")
+
+
+def _switch(headers: Headers, name: str) -> bool:
+    match headers.get(name, "").strip().lower():
         case "true" | "1":
             return True
         case "false" | "0" | "":
             return False
         case _:
-            raise InvalidRequestError("The header X-Celerity-Resumable must be 'true' or 'false'.")
+            raise InvalidRequestError(f"The header {name} must be 'true' or 'false'.")
+
+
+def _wait(value: str | None) -> bool | None:
+    match value if value is None else value.strip().lower():
+        case None:
+            return None
+        case "true":
+            return True
+        case "false":
+            return False
+        case _:
+            raise InvalidRequestError("The header X-SSW-Wait must be 'true' or 'false'.")
 
 
 def _prefers_async(value: str) -> bool:

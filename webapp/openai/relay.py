@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from typing import assert_never
 
+from tasks.cold_start import Standing
 from tasks.dispatch import Answer
 from tasks.errors import RequestCancelledError, ServiceUnavailableError, ServingError, error_of
 from tasks.messages import Delta, Done, Event, Failed, Started
@@ -18,6 +19,7 @@ from webapp import sse
 from webapp.drain import Drain
 from webapp.openai import errors
 from webapp.openai.deadlines import Deadlines
+from webapp.openai.keep_alive import KeepAlive
 from webapp.openai.tally import Account
 
 
@@ -67,6 +69,10 @@ class Followed:
             self._error = error
             return None
 
+    def standing(self) -> Standing | None:
+        """Return how the call stands while it waits for a worker."""
+        return self._answer.standing()
+
     def close(self, code: str) -> None:
         """Let go of the call, which cancels it unless it has ended or is kept. `code` says how it went."""
         self._unwatch()
@@ -112,18 +118,24 @@ def collect(followed: Followed) -> Done:
 
 
 def stream(
-    followed: Followed, *, commit_after_s: float, ping_s: float, dialect: sse.Dialect = sse.PLAIN
+    followed: Followed,
+    *,
+    commit_after_s: float,
+    ping_s: float,
+    dialect: sse.Dialect = sse.PLAIN,
+    progress: bool = False,
 ) -> Generator[bytes, None, None]:
-    """Yield the pieces of a stream, each to be written at once.
+    """Yield the pieces of a stream, each to be written at once. With `progress` it says how the call waits.
 
     Raises ServingError before the first piece only; getting that piece decides the
     status. Closing the generator, as gunicorn does when a write fails, lets go of the call.
     """
     code = RequestCancelledError.code
+    keep_alive = KeepAlive(dialect, ping_s, followed.standing if progress else None)
     try:
         held = _hold(followed, commit_after_s)
         try:
-            yield from _pieces(followed, held, ping_s, dialect)
+            yield from _pieces(followed, held, keep_alive, dialect)
             code = "ok"
         except ServingError as error:
             code = error.code
@@ -168,7 +180,7 @@ def _hold(followed: Followed, commit_after_s: float) -> Delta | Done | None:
     return None
 
 
-def _pieces(followed: Followed, event: Event | None, ping_s: float, dialect: sse.Dialect) -> Iterator[bytes]:
+def _pieces(followed: Followed, event: Event | None, keep_alive: KeepAlive, dialect: sse.Dialect) -> Iterator[bytes]:
     done = dialect.end_id + sse.DONE
     while True:
         match event:
@@ -190,11 +202,11 @@ def _pieces(followed: Followed, event: Event | None, ping_s: float, dialect: sse
             case Started():
                 pass  # another worker goes on; the dispatcher has seen to it that it goes on from here
             case None:
-                yield dialect.ping
+                yield keep_alive.comment()
             case _:
                 assert_never(event)
-        event = followed.next(ping_s)
+        event = followed.next(keep_alive.every_s)
 
 
 def _error_in(failed: Failed) -> ServingError:
-    return error_of(failed.code, failed.message, failed.param, final=failed.final)
+    return error_of(failed.code, failed.message, failed.param, final=failed.final, retry_after_s=failed.retry_after_s)

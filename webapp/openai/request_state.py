@@ -33,6 +33,7 @@ def response(facts: RequestFacts, status: int = 200) -> Response:
         "created_at": int(facts.created_at),
         "ended_at": None if facts.ended_at is None else int(facts.ended_at),
         "attempts": facts.tries,
+        "position": facts.position,
         "links": {"self": here, "events": f"{here}/events", "result": None if facts.stream else f"{here}/result"},
     }
     return Response(

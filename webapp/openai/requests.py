@@ -21,6 +21,7 @@ from webapp import sse
 from webapp.gateway import Gateway
 from webapp.openai import request_state, resumption
 from webapp.openai.following import follow, limits_of, streamed, whole
+from webapp.openai.preferences import wants_progress
 from webapp.openai.relay import Followed
 from webapp.openai.tally import Reading
 
@@ -85,7 +86,8 @@ def _events(gateway: Gateway, facts: RequestFacts) -> Response:
         return nothing
     after = resumption.position(last) if last else None
     answer = resumption.NumberedAnswer(_open(gateway, facts), is_stream=facts.stream, after=after)
-    return streamed(gateway, _follow(gateway, facts, answer), sse.NUMBERED)
+    progress = wants_progress(request.headers)
+    return streamed(gateway, _follow(gateway, facts, answer), sse.NUMBERED, progress=progress)
 
 
 def _result(gateway: Gateway, facts: RequestFacts) -> Response:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tasks.cold_start import Standing
 from tasks.dispatch import Answer
 from tasks.errors import InvalidRequestError
 from tasks.messages import Delta, Done, Event
@@ -74,6 +75,9 @@ class NumberedAnswer:
                     return Delta(sse.END_ID + sse.frame(body.replace(b"\n", b" ")))
                 case _:
                     return event
+
+    def standing(self) -> Standing | None:
+        return self._answer.standing()
 
     def abandon(self) -> None:
         self._answer.abandon()

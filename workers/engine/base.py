@@ -102,12 +102,32 @@ class EngineLoad:
     """Part of the KV cache in use, 0 to 1."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SleepNeed:
+    """What an engine keeps of its memory while it sleeps."""
+
+    device_mib: int
+    """Of each of its devices."""
+    ram_mib: int
+    """Of the machine's own memory, beyond what it takes while it is awake."""
+
+
 class Engine(Protocol):
     """What a worker needs of an engine."""
 
     @property
     def endpoints(self) -> frozenset[str]:
         """What it can answer; known once `start` has returned."""
+        ...
+
+    @property
+    def sleep_need(self) -> SleepNeed | None:
+        """What it keeps while it sleeps; None: it cannot sleep. Known once `start` has returned."""
+        ...
+
+    @property
+    def kv_mib(self) -> int | None:
+        """What its KV cache takes of each device, once `start` has returned; None: not known, or it has none."""
         ...
 
     async def start(self) -> None:
@@ -130,6 +150,19 @@ class Engine(Protocol):
 
     async def check(self) -> None:
         """Return while the engine lives; raise EngineDeadError otherwise. Called every second or so."""
+        ...
+
+    async def sleep(self) -> None:
+        """Give the device's memory back and keep the weights where they are fast to be had again.
+
+        Only where `sleep_need` says that it can, and while it runs nothing: a job that comes
+        meanwhile waits for `wake`. Raises EngineDeadError when it fails, since nobody knows
+        then what it still holds.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Be as before `sleep`; returns at once in an engine that is awake. Raises EngineDeadError when it fails."""
         ...
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from workers.engine.base import EngineLoad, Frames, Job, Result
+from workers.engine.base import EngineLoad, Frames, Job, Result, SleepNeed
 from workers.engine.sim_answers import Plan, answer, embed, make_plan, pieces, pieces_sent, result, tag_of, token
 from workers.engine.sim_faults import NONE, Fault, fault_in
 from workers.registry import ModelSpec
@@ -29,16 +29,36 @@ class SimEngine:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._running = 0
+        self._awake = asyncio.Event()
+        self._awake.set()
 
     @property
     def endpoints(self) -> frozenset[str]:
         return frozenset({"chat", "completion", "embedding"})
+
+    @property
+    def sleep_need(self) -> SleepNeed | None:
+        kept = self._spec.sim.sleep_mib
+        return None if kept is None else SleepNeed(device_mib=kept, ram_mib=0)
+
+    @property
+    def kv_mib(self) -> int | None:
+        return None
 
     async def start(self) -> None:
         await asyncio.sleep(self._spec.sim.load_s)
 
     async def check(self) -> None:
         return
+
+    async def sleep(self) -> None:
+        self._awake.clear()
+        await asyncio.sleep(self._spec.sim.sleep_s)
+
+    async def wake(self) -> None:
+        if not self._awake.is_set():
+            await asyncio.sleep(self._spec.sim.wake_s)
+            self._awake.set()
 
     async def close(self) -> None:
         return
@@ -56,6 +76,7 @@ class SimEngine:
         body: dict[str, Any] = orjson.loads(job.body)
         self._running += 1
         try:
+            await self._awake.wait()
             if job.endpoint == "embedding":
                 await self._pause(self._spec.sim.ttft_ms)
                 job.on_token()

@@ -24,8 +24,8 @@ from typing import Any, NoReturn
 
 import psutil
 
-from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_requests
-from workers.engine.base import EngineDeadError, EngineLoad, Frames, Job, RequestRefusedError, Result
+from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_memory, vllm_requests
+from workers.engine.base import EngineDeadError, EngineLoad, Frames, Job, RequestRefusedError, Result, SleepNeed
 from workers.engine.orphan import new_scratch
 from workers.engine.vllm_gauges import Gauges
 from workers.engine.vllm_pulse import CPU_STEP_S, GPU_STEP_S, Pulse
@@ -72,6 +72,9 @@ class VllmEngine:
         self._pulse = Pulse(CPU_STEP_S if current_platform.is_cpu() else GPU_STEP_S)
         self._seats = 0
         self._in_flight = 0
+        self._asleep = False
+        self.sleep_need: SleepNeed | None = None
+        self.kv_mib: int | None = None
 
     @property
     def endpoints(self) -> frozenset[str]:
@@ -97,6 +100,7 @@ class VllmEngine:
         self._llm.logger_manager.stat_loggers = [self._gauges]
         vllm_loading.log_like_ours()
         self._seats = self._llm.vllm_config.scheduler_config.max_num_seqs
+        self._weigh()
         self._routes = await vllm_loading.routes(client, args)
         await self._warm_up()
 
@@ -150,10 +154,30 @@ class VllmEngine:
         self._assert_alive()
         stopped = any(_is_stopped(process.pid) for process in vllm_loading.engine_processes())
         now = asyncio.get_running_loop().time()
-        trouble = self._pulse.trouble(now, steps=self._gauges.steps, unfinished=self.unfinished(), stopped=stopped)
+        # Asleep it makes no steps, whatever waits for it to wake.
+        unfinished = 0 if self._asleep else self.unfinished()
+        trouble = self._pulse.trouble(now, steps=self._gauges.steps, unfinished=unfinished, stopped=stopped)
         if trouble is not None:
             vllm_loading.kill_engine()
             raise EngineDeadError(f"the vLLM engine of model {self._spec.id} {trouble}")
+
+    async def sleep(self) -> None:
+        """See `Engine.sleep`. The prefix cache goes too: it points into the KV cache that is dropped."""
+        self._assert_alive()
+        self._asleep = True
+        await self._call("go to sleep", self._llm.sleep(level=1))
+
+    async def wake(self) -> None:
+        if self._asleep:
+            self._assert_alive()
+            await self._call("wake up", self._llm.wake_up())
+            self._asleep = False
+
+    async def _call(self, what: str, doing: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await doing
+        except Exception as exc:
+            raise EngineDeadError(f"the vLLM engine of model {self._spec.id} could not {what}: {exc}") from exc
 
     def _assert_alive(self) -> None:
         if self._llm is None or self._llm.errored:
@@ -193,6 +217,15 @@ class VllmEngine:
         if current_platform.is_cpu():
             usable = len(os.sched_getaffinity(0))
             os.environ.update(vllm_args.cpu_environment(self._spec, cpus=usable))
+
+    def _weigh(self) -> None:
+        """Find out what the loaded engine has of its device."""
+        config, cache = self._llm.vllm_config, self._llm.vllm_config.cache_config
+        kind = vllm_loading.device_kind()
+        blocks, tokens = cache.num_gpu_blocks or 0, cache.block_size
+        self.kv_mib = vllm_memory.kv_mib(self._spec, kind, blocks=blocks, block_tokens=tokens)
+        if config.model_config.enable_sleep_mode:
+            self.sleep_need = vllm_memory.sleep_need(self._spec, kind)
 
     async def _warm_up(self) -> None:
         for endpoint in sorted(self.endpoints):

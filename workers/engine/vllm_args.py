@@ -12,6 +12,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from workers.devices import DeviceKind
+from workers.estimate.needs import CPU_RUNTIME_MIB, NeedUnknownError, estimate, gpu_memory_utilization
+from workers.estimate.setup import CPU_SEATS
+from workers.model_folder import ModelFolderError, read
+from workers.models_dir import root_of
 from workers.registry import ModelSpec
 
 # The operator's own environment wins over these; vLLM reads them when it is imported.
@@ -31,11 +36,10 @@ ENVIRONMENT = {
     # fork would copy the worker's threads and locks.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
-CPU_SEATS = 64
+# Whoever launched us may have measured what the rest takes.
+_KV_MIB = "CELERITY_KV_MIB"
 _CPU_KV_MIB = 1024
 _CPU_KV_MIN_MIB = 64
-# What an engine's processes take beside weights and KV cache (measured: 1.0 GiB).
-_CPU_OVERHEAD_MIB = 1024
 # Set from other keys of the entry, so that there is one place to look.
 _OURS = {
     "model": "path",
@@ -62,8 +66,19 @@ def is_folder(spec: ModelSpec) -> bool:
     return spec.path is not None and Path(spec.path).is_dir()
 
 
-def engine_args(spec: ModelSpec, *, cpu: bool, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return vLLM's arguments by name: our defaults, under what the entry says."""
+def engine_args(
+    spec: ModelSpec,
+    *,
+    cpu: bool,
+    environ: Mapping[str, str] = os.environ,
+    device_total_mib: int | None = None,
+    sleeps: bool = False,
+) -> dict[str, Any]:
+    """Return vLLM's arguments by name: our defaults, under what the entry says.
+
+    On a GPU of `device_total_mib` the engine takes the spec's `memory_mib` and no more.
+    `sleeps` says that this platform can put an engine to sleep.
+    """
     for key in spec.engine_args:
         if key in _OURS:
             raise EngineArgumentError(f"model {spec.id}: engine_args.{key} is set from {_OURS[key]}; remove it there")
@@ -87,8 +102,12 @@ def engine_args(spec: ModelSpec, *, cpu: bool, environ: Mapping[str, str] = os.e
         args["reasoning_parser"] = spec.reasoning_parser
     if spec.chat_template_kwargs:
         args["default_chat_template_kwargs"] = dict(spec.chat_template_kwargs)
+    if sleeps:
+        args["enable_sleep_mode"] = True
     if cpu:
         args |= _cpu_args(spec, environ)
+    elif spec.memory_mib is not None and device_total_mib is not None and not _KV_SIZES & spec.engine_args.keys():
+        args["gpu_memory_utilization"] = gpu_memory_utilization(spec.memory_mib, device_total_mib)
     return args | dict(spec.engine_args)
 
 
@@ -129,16 +148,21 @@ def cpu_environment(spec: ModelSpec, *, cpus: int, environ: Mapping[str, str] = 
 def _cpu_args(spec: ModelSpec, environ: Mapping[str, str]) -> dict[str, Any]:
     args: dict[str, Any] = {"block_size": 128, "enforce_eager": True, "max_num_seqs": CPU_SEATS}
     if not _KV_SIZES & spec.engine_args.keys() and not environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        args["kv_cache_memory_bytes"] = _cpu_kv_mib(spec) << 20
+        told = environ.get(_KV_MIB, "")
+        args["kv_cache_memory_bytes"] = (int(told) if told.isdecimal() else _cpu_kv_mib(spec)) << 20
     return args
 
 
 def _cpu_kv_mib(spec: ModelSpec) -> int:
-    """Return what `memory_mib` leaves for the KV cache; it is taken whole at the start."""
-    if spec.memory_mib is None:
-        return _CPU_KV_MIB
-    weights = sum(file.stat().st_size for file in Path(spec.path or "").glob("*.safetensors")) >> 20
-    return max(_CPU_KV_MIN_MIB, spec.memory_mib - weights - _CPU_OVERHEAD_MIB)
+    """Return the size of the KV cache, which is taken whole at the start: what the estimate has for it."""
+    try:
+        folder = read(Path(spec.path), root_of(Path(spec.path), None)) if spec.path and is_folder(spec) else None
+        size = estimate(spec, folder, DeviceKind.CPU).kv_mib
+    except (ModelFolderError, NeedUnknownError):
+        size = None
+    if size is None:
+        size = _CPU_KV_MIB if spec.memory_mib is None else spec.memory_mib - CPU_RUNTIME_MIB
+    return max(_CPU_KV_MIN_MIB, size)
 
 
 def command_line(spec: ModelSpec, args: Mapping[str, Any], options: Collection[str]) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
+import vllm.v1.engine.utils
 from pydantic import TypeAdapter
 from starlette.datastructures import State
 from starlette.requests import Request
@@ -26,7 +27,8 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from workers.engine import vllm_args
+from workers.devices import DeviceKind
+from workers.engine import seed, vllm_args
 from workers.registry import ModelSpec
 
 _HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
@@ -55,14 +57,34 @@ def arguments(spec: ModelSpec) -> Any:
 
     parser.error = refuse
     options = {option for action in parser._actions for option in action.option_strings}
-    wanted = vllm_args.engine_args(spec, cpu=current_platform.is_cpu())
+    cpu = current_platform.is_cpu()
+    total_mib = None if cpu else current_platform.get_device_total_memory() >> 20
+    wanted = vllm_args.engine_args(spec, cpu=cpu, device_total_mib=total_mib, sleeps=can_sleep())
     return parser.parse_args(vllm_args.command_line(spec, wanted, options))
+
+
+def device_kind() -> DeviceKind:
+    if current_platform.is_cpu():
+        return DeviceKind.CPU
+    return DeviceKind.ROCM if current_platform.is_rocm() else DeviceKind.CUDA
+
+
+def can_sleep() -> bool:
+    """Say whether vLLM can put an engine to sleep here. Not tried by anybody on XPU, which it calls able as well."""
+    return bool(
+        current_platform.is_cuda_alike()
+        and current_platform.is_sleep_mode_available()
+        and current_platform.is_cumem_allocator_available()
+    )
 
 
 def load(args: Any) -> Any:
     """Start the engine's processes; returns when the model is loaded."""
     engine_args = AsyncEngineArgs.from_cli_args(args)
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    if (forked := seed.multiprocessing_context()) is not None:
+        # vLLM has a choice of fork, which is not safe here, and spawn, which imports everything again.
+        vllm.v1.engine.utils.get_mp_context = lambda: forked
     return AsyncLLM.from_vllm_config(config, usage_context=UsageContext.OPENAI_API_SERVER)
 
 

@@ -20,6 +20,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
 from workers.host.ledger import Ledger
+from workers.host.pool import EnginePool
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     def cancel_active_requests(self) -> None:
         """On SIGQUIT. Celery would cancel each task as if somebody had revoked it; ours are given to another worker."""
-        self.pool.hurry()
+        if isinstance(self.pool, EnginePool):
+            self.pool.hurry()
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         _drop(message, "not a task")
@@ -85,7 +87,9 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
 
     def _breathe(self) -> None:
         maybe_shutdown()
-        self.pool.pump()
+        # The worker of the loader and that of a node agent run Celery's solo pool, which is idle by now.
+        if isinstance(self.pool, EnginePool):
+            self.pool.pump()
 
 
 def _drop(message: Any, reason: str) -> None:

@@ -48,6 +48,7 @@ class DrainPop(bootsteps.StartStopStep):  # type: ignore[misc]
     """Give back the message that a pending BRPOP receives while the worker drains.
 
     Otherwise it stands in the socket, unread, until the last long answer has ended.
+    Redis is told to end the BRPOP, which would hold up our own end for a second.
     """
 
     requires = (FinishPop,)
@@ -60,6 +61,7 @@ class DrainPop(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             task_consumer.cancel()
             if channel._in_poll:
+                channel.end_pop()
                 channel._brpop_read()  # at most the BRPOP's own timeout; no consumer is left, so kombu requeues
         except Exception as error:  # noqa: BLE001 - whatever kombu raises here, the message is given back or was none
             log.debug("drained: %r", error)

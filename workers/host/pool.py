@@ -19,11 +19,13 @@ import contextlib
 import itertools
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +96,8 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def register_with_event_loop(self, hub: Any) -> None:
         # Again after every reconnect: the hub drops its readers then.
         hub.add_reader(self._read_end.fileno(), self._on_posted)
+        # The hub looks whether it was told to stop only when it wakes, and a signal alone does not wake it.
+        signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
         self.resident.consuming()
 
     def on_apply(  # noqa: PLR0917 - the signature is Celery's
@@ -210,7 +214,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
                 if worker_state.should_stop is not None or worker_state.should_terminate is not None:
                     starting.cancel()
                     raise SystemExit(0)
-                time.sleep(0.05)
+                futures.wait([starting], 0.05)
             starting.result()
         except SystemExit:
             self._close_resident()

@@ -75,6 +75,7 @@ class Channel(stock.Channel):
         self.ledger: Ledger = connection.ledger
         self._shaky = False
         self._refused = False
+        self._popping: tuple[Any, int | None] = (None, None)  # a socket, and the number Redis knows it by
         super().__init__(connection, **kwargs)
 
     def accepting(self) -> bool:
@@ -121,6 +122,13 @@ class Channel(stock.Channel):
             for tag in client.hkeys(self.unacked_key):
                 self.qos.restore_by_tag(tag.decode())
 
+    def end_pop(self) -> None:
+        """Have Redis answer a pending BRPOP now. Whether with a message or without one is read as ever."""
+        _, number = self._popping
+        if number is not None:
+            with self.conn_or_acquire() as client:
+                client.execute_command("CLIENT", "UNBLOCK", number)
+
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
     ) -> Any:
@@ -140,6 +148,17 @@ class Channel(stock.Channel):
             super().maybe_refresh_binding_expiry()
         except redis.ResponseError as error:
             log.debug("bindings not refreshed: %r", error)  # every second, and kombu would show the stack
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        connection = self.client.connection
+        if connection._sock is not None and connection._sock is not self._popping[0]:
+            # Once a connection: while a BRPOP is pending it can be asked nothing.
+            connection.send_command("CLIENT", "ID")
+            try:
+                self._popping = (connection._sock, connection.read_response())
+            except redis.ResponseError:  # an access list forbids it
+                self._popping = (connection._sock, None)
+        super()._brpop_start(timeout)
 
     def _brpop_read(self, **options: Any) -> bool:
         try:

@@ -1,17 +1,25 @@
-"""What starts and stops worker processes: one protocol, and the launchers chosen by name."""
+"""What starts and stops worker processes: the protocols, and the launchers of replicas, chosen by name.
+
+Imports nothing that takes time: every process that is launched begins here.
+"""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from workers.launcher.base import Launcher
+if TYPE_CHECKING:
+    from workers.launcher.base import Launcher
+    from workers.launcher.site import Site
 
-LAUNCHERS = {"process": "workers.launcher.process:ProcessLauncher"}
+LAUNCHERS = {
+    "process": "workers.launcher.detached:DetachedLauncher",
+    "docker": "workers.launcher.docker:DockerLauncher",
+}
 
 
-def create(name: str, log_dir: Path) -> Launcher:
-    """Build the launcher called `name`. Raises KeyError when there is none, ImportError when its library is missing."""
-    module, _, cls = LAUNCHERS[name].partition(":")
-    launcher: Launcher = getattr(importlib.import_module(module), cls)(log_dir)
+def create(site: Site) -> Launcher:
+    """Build the launcher that `site` names. Raises KeyError when there is none, ImportError without its library."""
+    module, _, cls = LAUNCHERS[site.launcher].partition(":")
+    launcher: Launcher = getattr(importlib.import_module(module), cls)(site)
     return launcher

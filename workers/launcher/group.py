@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import psutil
@@ -22,7 +22,7 @@ _POLL_S = 0.02
 
 def kill(group: int) -> None:
     """Kill everybody in `group` but resource trackers. Does not wait."""
-    for process in _members(group):
+    for process in members(group):
         with suppress(psutil.NoSuchProcess):
             if not _is_tracker(process):
                 process.kill()
@@ -35,18 +35,32 @@ def finish(group: int) -> None:
     """
     kill(group)
     deadline = time.monotonic() + _TIDY_WITHIN_S
-    while time.monotonic() < deadline and any(True for _ in _members(group)):
+    while time.monotonic() < deadline and any(True for _ in members(group)):
         time.sleep(_POLL_S)
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
 
-def _members(group: int) -> Iterator[psutil.Process]:
+def members(group: int) -> Iterator[psutil.Process]:
     """Yield those of `group` that run; zombies do not."""
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
+
+
+def private_bytes(groups: Collection[int]) -> dict[int, int]:
+    """Return how much memory each of `groups` holds that the kernel cannot drop: without files that are mapped.
+
+    Shared memory is not counted, and what a fork has not changed yet is counted twice.
+    """
+    held = dict.fromkeys(groups, 0)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if (number := os.getpgid(process.pid)) in held:
+                info = process.memory_info()
+                held[number] += max(0, info.rss - getattr(info, "shared", 0))
+    return held
 
 
 def _is_tracker(process: psutil.Process) -> bool:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from workers.launcher.site import Site
+
 # How long what a killed launcher leaves behind may take to stop by itself.
 GRACE_S = 10.0
 
@@ -14,10 +16,10 @@ _HELPER = (sys.executable, "-m", "workers.launcher.guard_process")
 
 
 class Guard:
-    """Keeps a list of process groups that must not outlive this process."""
+    """Keeps a list of process groups that must not outlive this process; the replicas of a site neither."""
 
-    def __init__(self, grace_s: float = GRACE_S) -> None:
-        self._grace_s = grace_s
+    def __init__(self, grace_s: float = GRACE_S, replicas_of: Site | None = None) -> None:
+        self._watch = [*_HELPER, "watch", str(grace_s), *([replicas_of.to_json()] if replicas_of else [])]
         self._groups: dict[int, None] = {}  # in the order of their start
         self._closed = False
         self._open()
@@ -52,7 +54,7 @@ class Guard:
         reading, self.pipe = os.pipe()
         # A session of its own: a signal to the launcher's process group must not end both.
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [*_HELPER, "watch", str(self._grace_s)], stdin=reading, stdout=subprocess.DEVNULL, start_new_session=True
+            self._watch, stdin=reading, stdout=subprocess.DEVNULL, start_new_session=True
         )
         os.close(reading)
 

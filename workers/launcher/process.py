@@ -1,17 +1,16 @@
-"""Starts processes on this machine, each in a session of its own and with a log file."""
+"""Starts the services of `celerity up`: processes that end when this one does, each with a log file."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
-from workers.launcher import group
+from workers.launcher import group, output, site
 from workers.launcher.base import Command
 from workers.launcher.guard import GRACE_S, Guard
-
-ROTATE_AT_BYTES = 5_000_000
-_TAIL_BYTES = 16_384
+from workers.launcher.site import Site
 
 
 class LocalProcess:
@@ -49,36 +48,36 @@ class LocalProcess:
             self.exit_code()
 
     def tail(self, lines: int) -> list[str]:
-        try:
-            with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return []
-        return [line for line in text.splitlines() if line.strip()][-lines:]
+        return output.tail(self.log, lines)
 
     def _has_ended(self) -> bool:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 class ProcessLauncher:
-    """Satisfies `workers.launcher.base.Launcher`. Logs go to `log_dir`/<log>.log."""
+    """Satisfies `workers.launcher.base.ServiceLauncher`. Logs go to `log_dir`/<log>.log.
 
-    def __init__(self, log_dir: Path, grace_s: float = GRACE_S) -> None:
+    With `replicas_of`, the replicas that are launched at that site end with it too.
+    """
+
+    def __init__(self, log_dir: Path, grace_s: float = GRACE_S, replicas_of: Site | None = None) -> None:
         self._log_dir = log_dir
-        self.guard = Guard(grace_s)
+        self._hold = ExitStack()
+        if replicas_of is not None:
+            self._hold.enter_context(site.held(replicas_of))
+        self.guard = Guard(grace_s, replicas_of)
         self._started: list[LocalProcess] = []
 
     def start(self, command: Command) -> LocalProcess:
         log = self._log_dir / f"{command.log}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        rotate(log)
+        output.rotate(log)
         argv = self.guard.command(command.argv)
-        with log.open("ab") as output:
+        with log.open("ab") as file:
             popen = subprocess.Popen(  # noqa: S603 - commands are ours, never a client's
                 argv,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 env=dict(os.environ) | dict(command.env),
                 start_new_session=True,
@@ -91,14 +90,10 @@ class ProcessLauncher:
         return process
 
     def close(self) -> None:
+        # First, so that nothing is launched while we look whom there is to end.
+        self._hold.close()
         for process in self._started:
             process.kill()
         for process in self._started:
             process.wait()
         self.guard.close()
-
-
-def rotate(log: Path) -> None:
-    """Put a log that has grown too large aside; only the one before it is kept."""
-    if log.exists() and log.stat().st_size > ROTATE_AT_BYTES:
-        log.replace(log.with_suffix(".log.1"))
