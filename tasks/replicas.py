@@ -47,6 +47,8 @@ class ReplicaFacts:
     """What it takes of its machine's memory while it sleeps."""
     kv_mib: int | None = None
     """What its KV cache takes of each of its devices; None: not known."""
+    clock_ahead_s: float = 0.0
+    """How far the worker's clock is before Redis'; negative where it is behind."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
@@ -78,6 +80,7 @@ class ReplicaFacts:
             sleep_mib=int(text.get("sleep_mib") or 0),
             sleep_ram_mib=int(text.get("sleep_ram_mib") or 0),
             kv_mib=int(text["kv_mib"]) if text.get("kv_mib") else None,
+            clock_ahead_s=float(text.get("clock_ahead_s") or 0.0),
         )
 
 
