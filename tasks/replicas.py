@@ -10,6 +10,7 @@ import redis
 
 from tasks import keys
 from tasks.circuit import Rotation
+from tasks.readable import readable
 from workers.replicas import IllegalTransitionError, ReplicaState, advance
 
 __all__ = ["IllegalTransitionError", "ReplicaFacts", "ReplicaRecord", "ReplicaState", "ReplicaStore", "advance"]
@@ -100,10 +101,12 @@ class ReplicaStore:
 
     def of(self, ids: Iterable[str]) -> list[ReplicaFacts]:
         """Return those of `ids` that have spoken and not lapsed, oldest first."""
+        names = list(ids)
         pipe = self._client.pipeline(transaction=False)
-        for replica_id in ids:
+        for replica_id in names:
             pipe.hgetall(keys.replica(replica_id))
-        found = [ReplicaFacts.decode(fields) for fields in pipe.execute() if b"id" in fields]
+        records = [(name, fields) for name, fields in zip(names, pipe.execute(), strict=True) if b"id" in fields]
+        found = readable(records, ReplicaFacts.decode)
         return sorted(found, key=lambda facts: (facts.started_at, facts.id))
 
 
