@@ -5,10 +5,9 @@ imports = ("tasks.inference", "tasks.loader_task", "tasks.operator_tasks")
 # So that `celery call` needs no --queue.
 task_routes = {"tasks.loader.*": {"queue": "loader"}}
 
-# As often as CELERITY_LOADER_TICK_S says (tasks.app). A tick that comes late sees what a later one sees. Beat has
-# nothing to remember, so it keeps no file.
-beat_scheduler = "celery.beat:Scheduler"
-beat_schedule = {"loader": {"task": "tasks.loader.tick", "schedule": 2.0, "options": {"queue": "loader", "expires": 5}}}
+# As often as CELERITY_LOADER_TICK_S says (tasks.app). A tick that comes late sees what a later one sees.
+beat_scheduler = "tasks.ticker:Ticker"
+beat_schedule = {"loader": {"task": "tasks.loader.tick", "schedule": 2.0}}
 task_default_queue = "default"
 task_create_missing_queues = True
 timezone = "UTC"

@@ -194,6 +194,7 @@ def _needs(spec: ModelSpec, all_told: Iterable[Mapping[str, tuple[Need, ...]]]) 
 
 
 def _replica(facts: ReplicaFacts, order: Order | None) -> Replica:
+    ahead_s = facts.clock_ahead_s
     return Replica(
         id=facts.id,
         model=facts.model,
@@ -201,10 +202,10 @@ def _replica(facts: ReplicaFacts, order: Order | None) -> Replica:
         devices=order.devices if order else tuple(facts.device.split(",")),
         mib=order.mib if order else facts.memory_mib,
         state=facts.state,
-        started_at=facts.started_at,
-        ready_at=facts.ready_at,
-        slept_at=facts.slept_at,
-        last_used_at=facts.last_used_at,
+        started_at=facts.started_at - ahead_s,
+        ready_at=_earlier(facts.ready_at, ahead_s),
+        slept_at=_earlier(facts.slept_at, ahead_s),
+        last_used_at=_earlier(facts.last_used_at, ahead_s),
         in_flight=facts.in_flight,
         seats=facts.seats or None,
         slot=order.slot if order else None,
@@ -216,6 +217,10 @@ def _replica(facts: ReplicaFacts, order: Order | None) -> Replica:
         told=None if order is None or order.told is ReplicaState.STARTING else order.told,
         told_at=order.told_at if order else 0.0,
     )
+
+
+def _earlier(at: float | None, by_s: float) -> float | None:
+    return None if at is None else at - by_s
 
 
 def _unordered(nodes: Sequence[KnownNode], known: Collection[str], now: float) -> Iterator[Replica]:

@@ -7,6 +7,7 @@ other workers that have died, and gives away what they held.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -74,6 +75,7 @@ class Heartbeat:
         self._beaten_at: float | None = None
         self._lease_lost = False
         self._run_id = ""
+        self._ahead_s = 0.0
         self._facts_at = float("-inf")
         self._wake = threading.Event()
         self._stopping = False
@@ -131,11 +133,14 @@ class Heartbeat:
         self._beaten_at, self._lease_lost = now, False
         if now - began > _SLOW_S:
             self._disturbed()
+        else:
+            self._ahead_s = time.time() - look.at
         for replica_id in self._replicas.certain(look.dead - {self._replica_id}, now):
             self._reaper.reap(replica_id, meanwhile=self._pulse_on)
         if now - self._facts_at >= FACTS_S:
             self._facts_at = now
-            missing = self._record.beat(self._worker.replica_facts(), self._worker.waiting_gateways())
+            facts = dataclasses.replace(self._worker.replica_facts(), clock_ahead_s=round(self._ahead_s, 2))
+            missing = self._record.beat(facts, self._worker.waiting_gateways())
             if dead := self._gateways.certain(missing, time.monotonic()):
                 self._worker.on_dead_gateways(dead)
 

@@ -13,7 +13,7 @@
 | celerity:wake:{gateway}          | stream | gateway          | same gateway    | GATEWAY_TTL_S, refreshed       |
 | celerity:gateway:{gateway}       | string | gateway          | workers         | GATEWAY_TTL_S, refreshed       |
 | celerity:control:{replica}       | stream | gateway          | that worker     | CONTROL_TTL_S after the last   |
-| celerity:replica:{replica}       | hash   | that worker      | status, gateway | REPLICA_TTL_S, refreshed       |
+| celerity:replica:{replica}       | hash   | that worker      | loader, gateway | REPLICA_TTL_S, refreshed       |
 | celerity:replicas                | zset   | workers          | reapers, status | for ever (one; the dead reaped)|
 | celerity:orders                  | hash   | loader, agents   | agents, loader  | for ever (one; ended ones go)  |
 | celerity:loader:lock             | string | loader           | loaders         | LEADS_S of tasks.leadership    |
@@ -21,16 +21,18 @@
 | celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
 | celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
 | celerity:loader:again            | string | loaders          | loader          | LEADS_S of tasks.leadership    |
-| celerity:loadfailures            | hash   | agents, loader   | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:loadfailures            | hash   | agents, loader   | loader, status  | LOADER_MEMORY_TTL_S            |
 | celerity:measured                | hash   | agents           | agents, loader  | MEASURED_TTL_S after the last  |
-| celerity:demand:{model}          | string  | loader           | loader          | LOADER_MEMORY_TTL_S            |
-| celerity:wish:{model}            | string | operator         | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:demand:{model}          | string | loader           | loader          | LOADER_MEMORY_TTL_S            |
+| celerity:wish:{model}            | string | operator         | loader, status  | LOADER_MEMORY_TTL_S            |
 | celerity:asked:{model}           | string | gateway          | loader          | ASKED_TTL_S, until it is ready |
 | celerity:outlook:{model}         | string | loader           | gateway, status | OUTLOOK_TTL_S, refreshed       |
 | celerity:node:{node}             | hash   | node agent       | loader, status  | NODE_TTL_S, refreshed          |
 | celerity:nodes                   | zset   | node agents      | loader, status  | for ever (one; pruned by age)  |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
 | model.{model}\\x06\\x169           | list   | gateway, feeder  | workers         | while work waits (bulk)        |
+| loader                           | list   | beat, whoever    | control workers | while a look is due            |
+| node.{node}                      | list   | loader           | node agent      | while a look is due (one)      |
 | unacked:{replica}                | hash   | that worker      | reapers         | while it holds messages        |
 | unacked_index:{replica}          | zset   | that worker      | nobody          | while it holds messages        |
 | unacked_mutex:{replica}          | string | that worker      | that worker     | seconds                        |

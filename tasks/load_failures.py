@@ -9,6 +9,7 @@ import orjson
 import redis
 
 from tasks import keys
+from tasks.readable import readable
 from workers.placement.facts import LoadFailures
 
 
@@ -20,7 +21,8 @@ class LoadFailureStore:
 
     def all(self) -> list[LoadFailures]:
         fields = cast("Mapping[bytes, bytes]", self._client.hgetall(keys.LOAD_FAILURES))
-        return [_decode(model.decode(), text) for model, text in fields.items()]
+        found = ((model.decode(), (model.decode(), text)) for model, text in fields.items())
+        return list(readable(found, lambda record: _decode(*record)))
 
     def failed(self, model: str, *, node: str, reason: str, permanent: bool, now: float) -> None:
         """Count one more. Two nodes at the same moment may count as one."""

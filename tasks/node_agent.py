@@ -48,7 +48,8 @@ class _Memory:
     states: dict[str, ReplicaState] | None = None
     launched: dict[str, str] = field(default_factory=dict)
     pids: frozenset[int] = frozenset()
-    refusals: set[str] = field(default_factory=set)
+    refusals: frozenset[str] = frozenset()
+    """What the launcher refused at the latest look; it is not said again as long as it goes on."""
     problem: str = ""
 
 
@@ -127,14 +128,15 @@ class NodeAgent:
         ]
         orders = self._orders.of(self._settings.node_id)
         steps = list(agenda(orders, running, self._memory.asked, now, drain_s=self._settings.drain_timeout_s))
-        done = [self._try(step, replicas, told, now) for step in steps]
+        refused = [self._try(step, replicas, told, now) for step in steps]
+        self._note_refusals(frozenset(text for text in refused if text is not None))
         self._launcher.tend()
         engines = {spec.engine for spec in self._registry.current().models.values()}
         self._launcher.prepare(worker_spares(engines, self._settings.to_env()))
         there = self._launcher.list()
         self._memory.launched = {it.name: it.model for it in there if it.exit_code() is None}
         self._memory.pids = frozenset(it.pid for it in there)
-        return changed or any(done)
+        return changed or None in refused
 
     def _able(self) -> bool:
         """Say whether that is news."""
@@ -173,18 +175,25 @@ class NodeAgent:
         changed, self._memory.states = states != self._memory.states, states
         return changed
 
-    def _try(self, step: Step, replicas: Mapping[str, Replica], told: Mapping[str, ReplicaFacts], now: float) -> bool:
-        """Take a step. What is refused to one replica must not keep the others: it is tried again at the next look."""
+    def _note_refusals(self, refusals: frozenset[str]) -> None:
+        for text in sorted(refusals - self._memory.refusals):
+            log.error("refused: %s", text, extra={"event": "launcher_refused"})
+        self._memory.refusals = refusals
+
+    def _try(
+        self, step: Step, replicas: Mapping[str, Replica], told: Mapping[str, ReplicaFacts], now: float
+    ) -> str | None:
+        """Take a step, or return why it was refused.
+
+        What is refused to one replica must not keep the others: it is tried again at the next look.
+        """
         try:
             self._do(step, replicas, told, now)
         except LauncherDownError:
             raise
         except LaunchError as error:
-            if (text := str(error)) not in self._memory.refusals:
-                log.error("refused: %s", text, extra={"event": "launcher_refused"})
-            self._memory.refusals.add(text)
-            return False
-        return True
+            return str(error)
+        return None
 
     def _do(self, step: Step, replicas: Mapping[str, Replica], told: Mapping[str, ReplicaFacts], now: float) -> None:
         match step:

@@ -17,6 +17,7 @@ import orjson
 import redis
 
 from tasks import keys
+from tasks.readable import readable
 from tasks.scripts import script
 from workers.replicas import ReplicaState
 
@@ -116,4 +117,5 @@ def _literal(text: str) -> str:
 
 
 def _decoded(fields: Mapping[bytes, bytes]) -> list[Order]:
-    return sorted((Order.decode(text) for text in fields.values()), key=lambda order: (order.ordered_at, order.replica))
+    found = readable(((field.decode(), text) for field, text in fields.items()), Order.decode)
+    return sorted(found, key=lambda order: (order.ordered_at, order.replica))

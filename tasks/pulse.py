@@ -26,6 +26,8 @@ class Look:
     """Whether we were thought alive until now."""
     run_id: str
     """Of the server: another one means that Redis was restarted, and may have forgotten something."""
+    at: float
+    """When, by Redis' clock."""
     dead: frozenset[str]
     """Replicas that have been silent for too long."""
 
@@ -39,8 +41,8 @@ class Pulse:
     def beat(self, replica_id: str, alive_s: float) -> Look:
         """Say that `replica_id` lives for `alive_s` from now on, and look round."""
         reply: list[Any] = self._pulse(keys=[keys.REPLICAS], args=[replica_id, int(alive_s * 1000)])
-        stood, run_id, *dead = reply
-        return Look(stood == 1, run_id.decode(), frozenset(name.decode() for name in dead))
+        stood, run_id, now_ms, *dead = reply
+        return Look(stood == 1, run_id.decode(), int(now_ms) / 1000, frozenset(name.decode() for name in dead))
 
     def look(self) -> Look:
         """Only look round."""

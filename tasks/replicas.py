@@ -10,6 +10,7 @@ import redis
 
 from tasks import keys
 from tasks.circuit import Rotation
+from tasks.readable import readable
 from workers.replicas import IllegalTransitionError, ReplicaState, advance
 
 __all__ = ["IllegalTransitionError", "ReplicaFacts", "ReplicaRecord", "ReplicaState", "ReplicaStore", "advance"]
@@ -47,6 +48,8 @@ class ReplicaFacts:
     """What it takes of its machine's memory while it sleeps."""
     kv_mib: int | None = None
     """What its KV cache takes of each of its devices; None: not known."""
+    clock_ahead_s: float = 0.0
+    """How far the worker's clock is before Redis'; negative where it is behind."""
 
     def encode(self) -> dict[Any, Any]:
         """Return the hash as redis-py wants it: text to text."""
@@ -78,6 +81,7 @@ class ReplicaFacts:
             sleep_mib=int(text.get("sleep_mib") or 0),
             sleep_ram_mib=int(text.get("sleep_ram_mib") or 0),
             kv_mib=int(text["kv_mib"]) if text.get("kv_mib") else None,
+            clock_ahead_s=float(text.get("clock_ahead_s") or 0.0),
         )
 
 
@@ -97,10 +101,12 @@ class ReplicaStore:
 
     def of(self, ids: Iterable[str]) -> list[ReplicaFacts]:
         """Return those of `ids` that have spoken and not lapsed, oldest first."""
+        names = list(ids)
         pipe = self._client.pipeline(transaction=False)
-        for replica_id in ids:
+        for replica_id in names:
             pipe.hgetall(keys.replica(replica_id))
-        found = [ReplicaFacts.decode(fields) for fields in pipe.execute() if b"id" in fields]
+        records = [(name, fields) for name, fields in zip(names, pipe.execute(), strict=True) if b"id" in fields]
+        found = readable(records, ReplicaFacts.decode)
         return sorted(found, key=lambda facts: (facts.started_at, facts.id))
 
 

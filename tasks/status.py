@@ -6,6 +6,7 @@ shape is part of what operators rely on: keys are added, never renamed.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -81,12 +82,18 @@ def loader_ran_at(client: redis.Redis) -> float | None:
 
 def document(known: Known) -> dict[str, Any]:
     there = presences(known.replicas, known.orders, known.nodes, known.now)
-    models = [_model(spec, [one for one in there if one.model == spec.id], known) for spec in known.models]
+    of: dict[str, list[Presence]] = defaultdict(list)
+    reserved_mib = Counter[tuple[str, str]]()
+    for one in there:
+        of[one.model].append(one)
+        for device in one.devices:
+            reserved_mib[one.node, device] += one.mib
+    models = [_model(spec, of[spec.id], known) for spec in known.models]
     states = {model["id"]: model["state"] for model in models}
     ran_at = known.loader_ran_at
     return {
         "models": models,
-        "nodes": [_node(node, there, known.now) for node in known.nodes],
+        "nodes": [_node(node, reserved_mib, known.now) for node in known.nodes],
         "rollouts": [_rollout(alias, rollout, states) for alias, rollout in known.rollouts.items()],
         "loader": {
             "automatic": known.automatic,
@@ -168,6 +175,7 @@ def _failures(failures: LoadFailures) -> dict[str, Any]:
 
 def _replica(one: Presence) -> dict[str, Any]:
     facts = one.facts
+    used_at = None if facts is None or facts.last_used_at is None else facts.last_used_at - facts.clock_ahead_s
     return {
         "id": one.id,
         "node": one.node,
@@ -180,22 +188,21 @@ def _replica(one: Presence) -> dict[str, Any]:
         "in_flight": facts.in_flight if facts else 0,
         "memory_mib": facts.memory_mib if facts else 0,
         "reserved_mib": one.mib,
-        "last_used_at": None if facts is None or facts.last_used_at is None else _moment(facts.last_used_at),
+        "last_used_at": None if used_at is None else _moment(used_at),
     }
 
 
-def _node(node: Node, there: Sequence[Presence], now: float) -> dict[str, Any]:
+def _node(node: Node, reserved_mib: Mapping[tuple[str, str], int], now: float) -> dict[str, Any]:
     facts = node.facts
     devices = []
     for device in facts.devices:
-        on_it = [one for one in there if one.node == facts.id and device.id in one.devices]
         devices.append(
             {
                 "id": device.id,
                 "kind": device.kind.value,
                 "total_mib": device.total_mib,
                 "free_mib": device.free_mib,
-                "reserved_mib": sum(one.mib for one in on_it),
+                "reserved_mib": reserved_mib.get((facts.id, device.id), 0),
                 "name": device.name,
                 "unknown": device.unknown or None,
                 "foreign": None if device.foreign is None else [asdict(holder) for holder in device.foreign],

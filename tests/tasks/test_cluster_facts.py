@@ -101,6 +101,15 @@ def test_a_replica_that_can_sleep_says_what_it_keeps() -> None:
     assert (replica.can_sleep, replica.sleep_mib, replica.sleep_ram_mib) == (True, 700, 9_000)
 
 
+@pytest.mark.parametrize("ahead_s", [0.0, 4_000.0, -4_000.0])
+def test_the_times_of_a_worker_whose_clock_is_wrong_are_put_right(ahead_s: float) -> None:
+    """Or its model would be unloaded at once, or never."""
+    times = {"started_at": 100.0, "ready_at": 130.0, "slept_at": 180.0, "last_used_at": 150.0}
+    said = told("cpu", clock_ahead_s=ahead_s, **{name: at + ahead_s for name, at in times.items()})
+    (replica,) = cluster_facts.replicas([said], [], SITE, 200.0)
+    assert {name: getattr(replica, name) for name in times} == times
+
+
 def launching(*replicas: str, model: str = "m", age_s: float = 1.0) -> Node:
     facts = NodeFacts(id="a", launched=dict.fromkeys(replicas, model), needs={"m": (Need(CPU, 700),)}, devices=CPUS)
     return Node(facts, age_s)

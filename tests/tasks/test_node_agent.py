@@ -351,6 +351,26 @@ def test_what_is_refused_to_one_replica_does_not_keep_the_others(site: LoaderSit
     assert facts(site).problem == ""
 
 
+def test_a_refusal_is_said_once_as_long_as_it_goes_on(
+    site: LoaderSite, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica = load(site, machine)
+    machine.up()
+    tell(site, replica, S.DRAINING)
+    said = []
+    for refused in (True, True, False, True):
+
+        def answer(refused: bool = refused) -> None:
+            if refused:
+                raise RefusedError("cannot be asked")
+
+        replica.terminate = answer  # type: ignore[method-assign]  # a replica of our own
+        machine.agent._memory.asked.clear()
+        machine.turn()
+        said.append(caplog.text.count("refused: cannot be asked"))
+    assert said == [1, 1, 1, 2]
+
+
 def test_a_launcher_that_refuses_to_say_what_runs_is_as_good_as_down(site: LoaderSite, machine: Machine) -> None:
     def refuse() -> None:
         raise RefusedError("Docker cannot list containers: no")

@@ -188,7 +188,9 @@ def test_with_the_kill_switch_on_operators_still_load_and_unload() -> None:
 def test_with_the_kill_switch_on_nobody_leaves_for_what_an_operator_loads() -> None:
     there = [replica("x", mib=LARGE)]
     order = Demand(model="m", load=True)
-    assert actions([model("m", LARGE), model("x")], order, replicas=there, devices=ONE, automatic=False) == []
+    found = planned([model("m", LARGE), model("x")], order, replicas=there, devices=ONE, automatic=False)
+    assert found.actions == ()
+    assert found.explanations["m"].outlook is Outlook.NO_CAPACITY, "it would wait for ever"
 
 
 def test_with_the_kill_switch_on_who_waits_for_a_cold_model_is_told_so() -> None:

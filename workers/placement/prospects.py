@@ -52,7 +52,11 @@ class Prospects:
         """Explain why `model` gets no room in this tick."""
         if not self._could_hold(model):
             return Explanation(outlook=Outlook.CANNOT_RUN, text=_cannot_run(self._site, model))
-        if any(self._would_fit(model, need) for need in model.needs):
+        fits = any(self._would_fit(model, need) for need in model.needs)
+        if fits and not self._site.facts.automatic:
+            text = "there is no room for it, and while the loader is off nothing is moved for it"
+            return Explanation(outlook=Outlook.NO_CAPACITY, text=text, retry_after_s=RETRY_AFTER_S)
+        if fits:
             return Explanation(outlook=Outlook.IN_TURN, text="other models are using the devices; its turn will come")
         if not self._somebody_could(model):
             text = "no machine that could run it is heard of and well; see celerity status"
