@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import redis
@@ -11,6 +12,8 @@ from celery.beat import ScheduleEntry, Scheduler
 from tasks.connections import command_client
 from tasks.nudge import TICK, nudge
 
+log = logging.getLogger(__name__)
+
 
 class Ticker(Scheduler):  # type: ignore[misc]  # celery ships no types
     """Named by `beat_scheduler`. It keeps no file: there is nothing to remember.
@@ -18,10 +21,18 @@ class Ticker(Scheduler):  # type: ignore[misc]  # celery ships no types
     With stock Celery a message more would stand in the queue every two seconds for as long as no loader runs.
     """
 
+    _lost = False
+
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         if entry.task != TICK:
             return super().apply_async(entry, producer=producer, advance=advance, **kwargs)
-        nudge(self._client)
+        try:
+            nudge(self._client)
+            self._lost = False
+        except (redis.RedisError, OSError) as error:
+            if not self._lost:
+                log.warning("the loader cannot be asked", extra={"event": "redis_lost", "reason": type(error).__name__})
+            self._lost = True
         return None
 
     @functools.cached_property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,18 @@ CPU = DeviceKind.CPU
 KV_MIB = 5
 
 
+# This process itself may have grown to any size by the tests before.
+SLEEPERS: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sleeper() -> Iterator[None]:
+    SLEEPERS.append(subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]))
+    yield
+    SLEEPERS[-1].kill()
+    SLEEPERS.pop().wait()
+
+
 @pytest.fixture
 def site(client: redis.Redis, tmp_path: Path) -> LoaderSite:
     model = write_model(tmp_path / "qwen", CONFIGS["Qwen2.5-0.5B-Instruct"])
@@ -39,13 +53,13 @@ def machine(site: LoaderSite) -> Machine:
 
 
 def loaded(site: LoaderSite, machine: Machine, model: str = "m", *, took_s: float = 7.0) -> FakeReplica:
-    """Have a replica come up that takes what this process takes."""
+    """Have a replica come up that takes what a process that sleeps takes."""
     site.ask(model)
     site.tick()
     machine.turn()
     site.answered(model)
     replica = machine.launcher.one(model)
-    replica.pid = os.getpid()
+    replica.pid = SLEEPERS[-1].pid
     machine.up(model, ready_at=replica.started_at + took_s, kv_mib=KV_MIB)
     return replica
 

@@ -22,7 +22,7 @@ from workers.launcher import output, roster
 from workers.launcher.base import EXIT_UNSEEN, Command, Launcher, Replica, Resources
 from workers.launcher.detached import DetachedLauncher
 from workers.launcher.ending import end_all
-from workers.launcher.errors import NameTakenError, RefusedError, SupervisorGoneError
+from workers.launcher.errors import LauncherDownError, NameTakenError, RefusedError, SupervisorGoneError
 from workers.launcher.guard_process import start_ticks
 from workers.launcher.process import ProcessLauncher
 from workers.launcher.roster import Roster
@@ -330,8 +330,9 @@ def test_an_orderly_stop_of_the_supervisor_leaves_no_replica(site: Site, tmp_pat
 def test_nothing_is_started_for_a_supervisor_that_has_ended(site: Site) -> None:
     with held(site):
         late = DetachedLauncher(site)
-    with pytest.raises(SupervisorGoneError):
+    with pytest.raises(SupervisorGoneError) as caught:
         late.start(command(), Resources())
+    assert isinstance(caught.value, LauncherDownError), "the node cannot start it, and the model is not to blame"
     # It may end just then: the process that was to become the replica looks once more.
     facts = json.dumps({"replica": "m-1", "model": "m", "log": "", "memory_mib": None})
     record = Roster(site.replicas).path("m-1")

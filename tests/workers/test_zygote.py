@@ -42,7 +42,8 @@ def forked():
 PROGRAM = """
 import json, os, signal, sys
 import ahead
-signals = {n.name: str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
+handlers = {n.name: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
+signals = {name: getattr(handler, "__qualname__", str(handler)) for name, handler in handlers.items()}
 facts = dict(imported_by=ahead.imported_by, drawn=ahead.drawn, args=sys.argv[1:], env=dict(os.environ), pid=os.getpid(),
              sid=os.getsid(0), cwd=os.getcwd(), files=sorted(os.listdir("/proc/self/fd")), signals=signals)
 print(json.dumps(facts), flush=True)

@@ -33,7 +33,7 @@ class RefusedError(LaunchError):
     code = "launch_refused"
 
 
-class SupervisorGoneError(LaunchError):
-    """The supervisor under which this agent runs has ended, so nothing may be started any more."""
+class SupervisorGoneError(LauncherDownError):
+    """The supervisor under which this agent runs has ended, so nothing may be started any more: no model's fault."""
 
     code = "supervisor_gone"

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from workers.launcher.guard_process import enlist
 from workers.launcher.imprint import Imprint, NoRoomError, show_title
@@ -30,8 +31,10 @@ from workers.launcher.zygote_wire import Order, receive_order, tell
 class Zygote:
     """`serve` returns in the zygote only, and then it is to end."""
 
-    def __init__(self, control: socket.socket, modules: Sequence[str]) -> None:
+    def __init__(self, control: socket.socket, modules: Sequence[str], on_interrupt: Any) -> None:
+        """`on_interrupt` is what a fork does at Ctrl-C: what we would have done, had we not set that aside."""
         self._control = control
+        self._on_interrupt = on_interrupt
         # What is imported now takes us for a replica without a name, as it should.
         self._imprint = Imprint(VARIABLE)
         _take_title()
@@ -104,7 +107,7 @@ class Zygote:
         """Become what a process would be that was executed with this order's environment."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self._on_interrupt)
         self._control.close()
         os.close(self._reading)
         os.close(self._writing)
@@ -138,10 +141,10 @@ def _take_title() -> None:
 def main() -> None:
     number, *modules = sys.argv[1:]
     # A terminal's Ctrl-C reaches us too; our launcher decides when we end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(number))
     try:
-        Zygote(control, modules).serve()
+        Zygote(control, modules, on_interrupt).serve()
     except (ImportError, NoRoomError) as error:
         sys.stderr.write(f"no spare: {error}\n")
         tell(control, unfit=str(error))
