@@ -34,10 +34,14 @@ SLEEPERS: list[subprocess.Popen[bytes]] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def sleeper() -> Iterator[None]:
-    SLEEPERS.append(subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]))
-    yield
-    SLEEPERS[-1].kill()
-    SLEEPERS.pop().wait()
+    # Of more than the cache it is said to have, of its own, and all of it before anybody looks.
+    program = "import signal; held = b'x' * (64 << 20); print('up', flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        SLEEPERS.append(process)
+        yield
+        SLEEPERS.pop().kill()
 
 
 @pytest.fixture
