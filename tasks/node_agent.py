@@ -130,7 +130,9 @@ class NodeAgent:
         steps = list(agenda(orders, running, self._memory.asked, now, drain_s=self._settings.drain_timeout_s))
         refused = [self._try(step, replicas, told, now) for step in steps]
         self._note_refusals(frozenset(text for text in refused if text is not None))
-        self._launcher.tend()
+        if self._machine.is_due:
+            # It looks at every process of the machine.
+            self._launcher.tend()
         engines = {spec.engine for spec in self._registry.current().models.values()}
         self._launcher.prepare(worker_spares(engines, self._settings.to_env()))
         there = self._launcher.list()

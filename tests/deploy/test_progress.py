@@ -57,6 +57,10 @@ def test_logs_are_followed_by_whole_lines_from_where_they_were(tmp_path: Path) -
     assert list(echo.new_lines()) == [("demo", "two")]
     log.write_text("anew\n")
     assert list(echo.new_lines()) == [("demo", "anew")]
+    (tmp_path / "replicas").mkdir()
+    (tmp_path / "replicas" / "demo-1a2b3c.log").write_text("engine ready\n")
+    (tmp_path / "gone.log").symlink_to(tmp_path / "nowhere")
+    assert list(echo.new_lines()) == [("demo-1a2b3c", "engine ready")]
 
 
 def test_a_password_is_not_shown() -> None:

@@ -69,9 +69,16 @@ class Up:
         logs = (self.state_dir / "logs" / "replicas").glob(f"{model}-*.log")
         return sorted(logs, key=lambda log: log.stat().st_mtime)
 
+    def services(self, name: str) -> list[psutil.Process]:
+        """Return the processes of a service of Celery's, by the node name on their command line.
+
+        Celery writes a title over it, which is one word or many: the kernel and psutil tell them
+        apart by which of the two is longer.
+        """
+        return [it for it in self.family() if f"-n {name}@%h" in " ".join(it.cmdline())]
+
     def service(self, name: str) -> psutil.Process:
-        """Return the process of a service of Celery's, by the node name on its command line."""
-        (found,) = [it for it in self.family() if f"{name}@%h" in it.cmdline()]
+        (found,) = self.services(name)
         return found
 
     def wait(self) -> int:
@@ -194,7 +201,7 @@ def test_a_service_that_dies_is_started_again_and_no_replica_minds(up: Up, name:
     first = up.service(name)
     first.kill()
     wait_until(lambda: f"{name:<10} died (signal 9); started again in 1 s" in up.err, "its death to be told")
-    wait_until(lambda: [it.pid for it in up.family() if f"{name}@%h" in it.cmdline()] not in ([], [first.pid]), "it")
+    wait_until(lambda: [it.pid for it in up.services(name)] not in ([], [first.pid]), "it")
     assert up.command("chat", "brief", given="hello\n").returncode == 0
     assert [it["id"] for it in up.model()["replicas"]] == [it["id"] for it in replicas]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,8 +43,9 @@ def test_the_operator_limits_what_may_be_placed_on_the_cpu() -> None:
 def test_who_belongs_to_a_replica_is_told_by_its_session() -> None:
     ours = inventory.in_sessions_of({os.getsid(0)})
     assert ours(os.getpid())
-    assert not ours(1)
     assert not ours(1 << 30)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as other:
+        assert not ours(other.pid)
 
 
 def test_the_tightest_group_around_us_counts(tmp_path: Path) -> None:
