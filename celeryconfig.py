@@ -1,6 +1,6 @@
 """Celery's own options, the same for every process. No logic; docs/ARCHITECTURE.md says why."""
 
-imports = ("tasks.inference", "tasks.loader_task", "tasks.operator_tasks")
+imports = ("tasks.serving.inference", "tasks.loader_task", "tasks.operator_tasks")
 
 # So that `celery call` needs no --queue.
 task_routes = {"tasks.loader.*": {"queue": "loader"}}
@@ -53,7 +53,7 @@ broker_pool_acquire_timeout = 5
 broker_transport_options = {
     "priority_steps": [0, 9],
     # kombu itself gives nothing back by age: a worker's messages stand in keys of its own
-    # (tasks.app), and whoever sees that it has died restores them (tasks.unacked).
+    # (tasks.app), and whoever sees that it has died restores them (tasks.requests.unacked).
     "visibility_timeout": 365 * 86400,
     "unacked_restore_interval": 86400,
     "unacked_mutex_expire": 10,
@@ -67,4 +67,4 @@ broker_transport_options = {
 }
 
 # Ours: what lives beside the tasks in an engine worker (workers.host.resident).
-engine_resident = "tasks.engine_worker:EngineWorker"
+engine_resident = "tasks.serving.engine_worker:EngineWorker"

@@ -17,8 +17,8 @@ from rich.table import Table
 from deploy import preflight, status_view
 from deploy.errors import CommandError
 from tasks.connections import command_client
-from tasks.dead_letters import DeadLetter, DeadLetters
-from tasks.request_store import Queued
+from tasks.requests.dead_letters import DeadLetter, DeadLetters
+from tasks.requests.request_store import Queued
 from tasks.settings import Settings
 
 

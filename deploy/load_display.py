@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.status_view import loader_is_late
-from tasks.operations import Look
+from tasks.loader.operations import Look
 
 _REPEAT_S = 15.0
 _STEP_PERCENT = 25

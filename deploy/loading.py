@@ -18,7 +18,7 @@ from deploy import preflight, status_view
 from deploy.errors import CommandError
 from deploy.load_display import display
 from tasks.errors import ModelNotFoundError, ServingError
-from tasks.operations import Look, Operations, Ordered
+from tasks.loader.operations import Look, Operations, Ordered
 from tasks.settings import Settings
 from workers.placement.actions import Outlook
 from workers.registry import Registry

@@ -23,10 +23,10 @@ from deploy.progress import Progress
 from deploy.supervisor import Died, Supervisor
 from deploy.wakeups import Wakeups
 from tasks.connections import command_client
-from tasks.nodes import NodeStore
-from tasks.orders import OrderStore
+from tasks.node.site import site
+from tasks.records.nodes import NodeStore
+from tasks.records.orders import OrderStore
 from tasks.settings import Settings, embedded_redis_url
-from tasks.site import site
 from workers import launcher
 from workers.launcher import output
 from workers.launcher.base import ServiceLauncher, slug

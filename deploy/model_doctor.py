@@ -19,7 +19,7 @@ from deploy import fitting, preflight
 from deploy.errors import CommandError
 from deploy.fitting import Here, Place
 from tasks.connections import command_client
-from tasks.measurements import MeasurementStore
+from tasks.records.measurements import MeasurementStore
 from tasks.settings import Settings
 from workers import inventory
 from workers.devices import Device, DeviceKind

@@ -11,9 +11,9 @@ import redis
 
 from deploy.model_news import Sight
 from tasks import keys
-from tasks.load_failures import LoadFailureStore
-from tasks.outlooks import OutlookStore
-from tasks.replicas import ReplicaState, ReplicaStore
+from tasks.records.load_failures import LoadFailureStore
+from tasks.records.outlooks import OutlookStore
+from tasks.records.replicas import ReplicaState, ReplicaStore
 from workers.registry import ModelSpec
 
 _ANSWER_WITHIN_S = 2.0

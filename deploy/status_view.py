@@ -14,8 +14,8 @@ from rich.text import Text
 
 from deploy import preflight, running
 from deploy.errors import CommandError
-from tasks import status
 from tasks.connections import command_client
+from tasks.records import status
 from tasks.settings import Settings, embedded_redis_url
 
 # It looks every two seconds, and after every order.

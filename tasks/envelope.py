@@ -2,7 +2,7 @@
 
 `Task.apply_async` costs 0.3–0.45 ms and knows nothing of the queue's length. A gateway
 therefore writes the message itself, in the one script that also checks the queue and
-records the request (`tasks.request_store`). The bytes are those of Celery's task
+records the request (`tasks.requests.request_store`). The bytes are those of Celery's task
 protocol 2, so any Celery worker, Flower and `celery inspect` understand them; a test
 compares them with what `apply_async` writes.
 """

@@ -16,11 +16,11 @@
 | celerity:replica:{replica}       | hash   | that worker      | loader, gateway | REPLICA_TTL_S, refreshed       |
 | celerity:replicas                | zset   | workers          | reapers, status | for ever (one; the dead reaped)|
 | celerity:orders                  | hash   | loader, agents   | agents, loader  | for ever (one; ended ones go)  |
-| celerity:loader:lock             | string | loader           | loaders         | LEADS_S of tasks.leadership    |
+| celerity:loader:lock             | string | loader           | loaders         | LEADS_S of loader.leadership   |
 | celerity:loader:epoch            | string | loader           | loaders         | for ever (one number)          |
 | celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
 | celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
-| celerity:loader:again            | string | loaders          | loader          | LEADS_S of tasks.leadership    |
+| celerity:loader:again            | string | loaders          | loader          | LEADS_S of loader.leadership   |
 | celerity:loadfailures            | hash   | agents, loader   | loader, status  | LOADER_MEMORY_TTL_S            |
 | celerity:measured                | hash   | agents           | agents, loader  | MEASURED_TTL_S after the last  |
 | celerity:demand:{model}          | string | loader           | loader          | LOADER_MEMORY_TTL_S            |

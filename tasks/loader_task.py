@@ -10,8 +10,8 @@ import redis
 
 from tasks.app import app, settings
 from tasks.connections import command_client
-from tasks.loader import Loader
-from tasks.nudge import TICK, nudge
+from tasks.loader.tick import Loader
+from tasks.records.nudge import TICK, nudge
 from workers.placement.limits import Limits
 from workers.registry_watch import RegistryWatch
 

@@ -14,8 +14,8 @@ from celery import bootsteps
 
 from tasks.app import app, settings
 from tasks.connections import command_client
-from tasks.node_agent import NodeAgent
-from tasks.site import site
+from tasks.node.agent import NodeAgent
+from tasks.node.site import site
 from workers import launcher
 
 LOOK = "tasks.node.look"

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.app import app, settings
 from tasks.errors import ServingError
-from tasks.operations import Operations, Ordered
+from tasks.loader.operations import Operations, Ordered
 from workers.registry import Registry
 from workers.registry_watch import RegistryWatch
 

@@ -10,7 +10,7 @@ import redis
 from celery.beat import ScheduleEntry, Scheduler
 
 from tasks.connections import command_client
-from tasks.nudge import TICK, nudge
+from tasks.records.nudge import TICK, nudge
 
 log = logging.getLogger(__name__)
 

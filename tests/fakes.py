@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from tasks import cold_start
-from tasks.cold_start import NO_TERMS, Deferred, Patience, Standing, Terms
-from tasks.dispatch import Answer, Dispatcher, Once, RequestFacts, RequestStatus
 from tasks.errors import IdempotencyKeyReusedError, RequestCancelledError, RequestNotFoundError, ServingError
 from tasks.messages import Call, Delta, Done, Event, Failed, Started
+from tasks.requests import cold_start
+from tasks.requests.cold_start import NO_TERMS, Deferred, Patience, Standing, Terms
+from tasks.requests.dispatch import Answer, Dispatcher, Once, RequestFacts, RequestStatus
 from workers.placement.actions import Explanation
 from workers.registry import Registry
 

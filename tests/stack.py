@@ -22,10 +22,10 @@ import redis
 
 from tasks import keys
 from tasks.connections import command_client
-from tasks.dispatch import Answer
+from tasks.gateway.redis_dispatch import RedisDispatcher
 from tasks.messages import Call, Delta, Done, Endpoint, Event, Failed
 from tasks.queues import Priority, model_queue, queue_list
-from tasks.redis_dispatch import RedisDispatcher
+from tasks.requests.dispatch import Answer
 from tasks.settings import Settings
 from tests.waiting import wait_until
 

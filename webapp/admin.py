@@ -12,7 +12,7 @@ import orjson
 from flask import Blueprint, Response, g, request
 
 from tasks.errors import InvalidRequestError
-from tasks.operations import Operations, Ordered
+from tasks.loader.operations import Operations, Ordered
 from webapp import request_body, strict_json
 from webapp.gateway import Gateway
 

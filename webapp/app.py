@@ -8,11 +8,11 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from tasks import metrics
-from tasks.dispatch import Dispatcher
 from tasks.errors import ServingError
-from tasks.operations import Operations
+from tasks.loader.operations import Operations
+from tasks.records.site_metrics import SiteMetrics
+from tasks.requests.dispatch import Dispatcher
 from tasks.settings import Settings
-from tasks.site_metrics import SiteMetrics
 from webapp import admin, auth, health, request_ids
 from webapp.api_keys import KeyRing
 from webapp.gateway import Gateway, Registries

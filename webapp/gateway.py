@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tasks.dispatch import Dispatcher
+from tasks.requests.dispatch import Dispatcher
 from tasks.settings import Settings
 from webapp.drain import Drain
 from workers.registry import Registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from tasks import metrics
-from tasks.site_metrics import SiteMetrics
+from tasks.records.site_metrics import SiteMetrics
 from webapp.gateway import Gateway
 
 

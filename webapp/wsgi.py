@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from tasks import logs
-from tasks.redis_dispatch import RedisDispatcher
+from tasks.gateway.redis_dispatch import RedisDispatcher
 from tasks.settings import Settings, SettingsError
 from webapp.api_keys import KeyFileError, KeyRing
 from webapp.app import create_app

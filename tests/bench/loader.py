@@ -27,8 +27,8 @@ from typing import Any
 
 from deploy import embedded_redis
 from tasks.connections import command_client
-from tasks.orders import OrderStore
-from tasks.replicas import ReplicaState, ReplicaStore
+from tasks.records.orders import OrderStore
+from tasks.records.replicas import ReplicaState, ReplicaStore
 from tests.waiting import wait_until
 
 LOAD_S = 1.0

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks import keys, streams
+from tasks import keys
 from tasks.app import app
-from tasks.claim_store import Claim, ClaimStore, Refusal, Verdict
-from tasks.heartbeat import Heartbeat
 from tasks.messages import decode_call
-from tasks.outlet import Outlet
+from tasks.serving import streams
+from tasks.serving.claim_store import Claim, ClaimStore, Refusal, Verdict
+from tasks.serving.heartbeat import Heartbeat
+from tasks.serving.outlet import Outlet
 
 __all__ = ["app"]
 
@@ -60,7 +61,7 @@ def _turn(self: Heartbeat) -> None:
 Outlet.add = _add  # type: ignore[method-assign]
 Heartbeat._turn = _turn  # type: ignore[method-assign]
 
-from tasks import engine_worker  # noqa: E402 - it binds the classes that stand above
+from tasks.serving import engine_worker  # noqa: E402 - it binds the classes that stand above
 
 engine_worker.ClaimStore = UnguardedClaims  # type: ignore[attr-defined]
 engine_worker.StreamWriter = UnguardedWriter  # type: ignore[attr-defined]

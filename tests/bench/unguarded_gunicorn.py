@@ -12,7 +12,7 @@ _initialise = globals().get("post_worker_init")
 
 
 def post_worker_init(worker: Any) -> None:
-    from tasks.gateway_watch import GatewayWatch
+    from tasks.gateway.gateway_watch import GatewayWatch
 
     GatewayWatch._turn = GatewayWatch._refresh  # type: ignore[method-assign]
     if _initialise is not None:

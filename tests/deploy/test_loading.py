@@ -16,14 +16,14 @@ from deploy.load_display import display, doing
 from deploy.loading import load_end, unload_end
 from tasks import keys
 from tasks.connections import command_client
-from tasks.load_failures import LoadFailureStore
-from tasks.loader import Loader
-from tasks.nodes import NodeFacts, NodeStore, redis_time
-from tasks.operations import Look
-from tasks.orders import Order, OrderStore
+from tasks.loader.operations import Look
+from tasks.loader.tick import Loader
 from tasks.queues import LOADER_QUEUE
-from tasks.replicas import ReplicaFacts, ReplicaRecord, ReplicaState
-from tasks.wishes import WishStore
+from tasks.records.load_failures import LoadFailureStore
+from tasks.records.nodes import NodeFacts, NodeStore, redis_time
+from tasks.records.orders import Order, OrderStore
+from tasks.records.replicas import ReplicaFacts, ReplicaRecord, ReplicaState
+from tasks.records.wishes import WishStore
 from tests.stack import RedisServer
 from workers.devices import Device, DeviceKind
 from workers.placement.facts import Need

@@ -13,11 +13,11 @@ import psutil
 import redis
 
 from tasks import keys
-from tasks.nodes import NodeFacts, NodeStore
-from tasks.orders import Order, OrderStore
+from tasks.node.site import site
 from tasks.queues import LOADER_QUEUE, node_queue
-from tasks.replicas import ReplicaFacts, ReplicaState, ReplicaStore
-from tasks.site import site
+from tasks.records.nodes import NodeFacts, NodeStore
+from tasks.records.orders import Order, OrderStore
+from tasks.records.replicas import ReplicaFacts, ReplicaState, ReplicaStore
 from tests.faults.hardware import Hardware
 from tests.faults.launched import Launched, Launcher
 from tests.faults.policy import Policy

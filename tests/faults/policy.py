@@ -8,9 +8,9 @@ from collections import Counter
 
 import redis
 
-from tasks.nodes import NodeStore
-from tasks.orders import Order, OrderStore
-from tasks.replicas import ReplicaFacts, ReplicaStore
+from tasks.records.nodes import NodeStore
+from tasks.records.orders import Order, OrderStore
+from tasks.records.replicas import ReplicaFacts, ReplicaStore
 from tests.faults.system import System
 from workers.replicas import ReplicaState
 

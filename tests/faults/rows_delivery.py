@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks import keys
 from tasks.queues import Priority, model_queue, queue_list
-from tasks.request_store import RequestStore, message_of
+from tasks.requests.request_store import RequestStore, message_of
 from tests.faults.client import ask
 from tests.faults.expected import sim_ask
 from tests.faults.keeping import accept, state_of

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from tasks.gateway.redis_dispatch import RedisDispatcher
 from tasks.messages import Failed
 from tasks.queues import Priority
-from tasks.redis_dispatch import RedisDispatcher
 from tests.faults.expected import sim_ask
 from tests.faults.load import reach
 from tests.faults.outcome import Kind, Outcome

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tasks import keys
-from tasks.dispatch import Answer
 from tasks.failpoints import EXIT_CODE, Point
+from tasks.gateway.redis_dispatch import RedisDispatcher
 from tasks.messages import Done
-from tasks.orders import OrderStore
-from tasks.redis_dispatch import RedisDispatcher
-from tasks.site import site
+from tasks.node.site import site
+from tasks.records.orders import OrderStore
+from tasks.requests.dispatch import Answer
 from tests.processes import of_state_dir
 from tests.stack import REPOSITORY, Stack, chat, read, text_of
 from tests.waiting import wait_until

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tasks import keys
-from tasks.circuit import FAILURES
+from tasks.gateway.redis_dispatch import RedisDispatcher
 from tasks.messages import Done, Failed
-from tasks.redis_dispatch import RedisDispatcher
+from tasks.records.circuit import FAILURES
 from tests.stack import Stack, Worker, chat, read, stack
 from tests.waiting import wait_until
 

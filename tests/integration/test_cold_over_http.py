@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tasks import keys
-from tasks.outlooks import OutlookStore
 from tasks.queues import LOADER_QUEUE
+from tasks.records.outlooks import OutlookStore
 from tests.integration.conftest import MODELS
 from tests.integration.test_over_http import body, expected, streamed_text
 from tests.stack import GatewayProcess, Stack

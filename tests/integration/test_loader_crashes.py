@@ -13,10 +13,10 @@ from typing import get_args
 import pytest
 
 from tasks.failpoints import Point
-from tasks.load_failures import LoadFailureStore
-from tasks.redis_dispatch import RedisDispatcher
-from tasks.replicas import ReplicaState, ReplicaStore
-from tasks.wishes import Wish, WishStore
+from tasks.gateway.redis_dispatch import RedisDispatcher
+from tasks.records.load_failures import LoadFailureStore
+from tasks.records.replicas import ReplicaState, ReplicaStore
+from tasks.records.wishes import Wish, WishStore
 from tests.integration.loader_processes import ALL, NODE, LoaderProcesses, answered
 from tests.stack import Stack, stack
 from tests.waiting import wait_until

@@ -10,8 +10,8 @@ import pytest
 
 from tasks import keys
 from tasks.connections import command_client
-from tasks.dispatch import RequestStatus
 from tasks.messages import Delta, Done, Event, Failed, Started
+from tasks.requests.dispatch import RequestStatus
 from tests.stack import Stack, Worker, chat, read, stack, text_of
 from tests.waiting import wait_until
 

@@ -15,8 +15,8 @@ import redis
 
 from tasks import keys
 from tasks.messages import Done
-from tasks.nudge import nudge
-from tasks.wishes import Wish, WishStore
+from tasks.records.nudge import nudge
+from tasks.records.wishes import Wish, WishStore
 from tests.stack import REPOSITORY, Stack, chat, read, stack
 from tests.waiting import wait_until
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 
 import redis
 
-from tasks.pulse import Pulse
-from tasks.replicas import ReplicaFacts, ReplicaRecord, ReplicaState
+from tasks.records.replicas import ReplicaFacts, ReplicaRecord, ReplicaState
+from tasks.requests.pulse import Pulse
 from workers.launcher.base import Command, Launcher, Resources
 from workers.launcher.errors import LauncherDownError, LaunchError, NameTakenError
 from workers.launcher.spares import Spare

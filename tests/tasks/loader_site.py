@@ -9,11 +9,11 @@ from typing import Any
 import redis
 
 from tasks import keys
-from tasks.loader import Loader, Turn
+from tasks.loader.tick import Loader, Turn
 from tasks.messages import Call, Endpoint
-from tasks.node_agent import NodeAgent
-from tasks.orders import Order, OrderStore
-from tasks.request_store import RequestStore
+from tasks.node.agent import NodeAgent
+from tasks.records.orders import Order, OrderStore
+from tasks.requests.request_store import RequestStore
 from tasks.settings import Settings
 from tests.tasks.fake_launcher import FakeLauncher, FakeReplica
 from workers.placement.limits import Limits

@@ -6,9 +6,9 @@ import pytest
 import redis
 
 from tasks import keys
-from tasks.orders import Order, OrderStore
 from tasks.readable import readable
-from tasks.replicas import ReplicaStore
+from tasks.records.orders import Order, OrderStore
+from tasks.records.replicas import ReplicaStore
 
 
 def test_what_cannot_be_read_is_left_out_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,16 +12,16 @@ import pytest
 import redis
 
 from tasks import keys
-from tasks.claim_store import Claim, ClaimStore, Danger, Refusal, Verdict
 from tasks.connections import async_client
-from tasks.dispatch import Once, RequestStatus
 from tasks.messages import Call, Delta, Done, Endpoint, Failed, encode_event
-from tasks.outlet import Loss, Outlet
-from tasks.pulse import Pulse
-from tasks.reaper import Reaper
-from tasks.request_store import Full, Hindered, Queued, Readiness, RequestStore, Reused, Same, Slow, list_of
-from tasks.requeue import Cause, Fate
-from tasks.streams import StreamWriter
+from tasks.requests.dispatch import Once, RequestStatus
+from tasks.requests.pulse import Pulse
+from tasks.requests.reaper import Reaper
+from tasks.requests.request_store import Full, Hindered, Queued, Readiness, RequestStore, Reused, Same, Slow, list_of
+from tasks.requests.requeue import Cause, Fate
+from tasks.serving.claim_store import Claim, ClaimStore, Danger, Refusal, Verdict
+from tasks.serving.outlet import Loss, Outlet
+from tasks.serving.streams import StreamWriter
 from tests.stack import RedisServer
 
 pytestmark = pytest.mark.integration

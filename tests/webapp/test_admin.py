@@ -12,11 +12,11 @@ from flask.testing import FlaskClient
 
 from tasks import keys
 from tasks.connections import command_client
-from tasks.load_failures import LoadFailureStore
-from tasks.outlooks import OutlookStore
 from tasks.queues import LOADER_QUEUE
+from tasks.records.load_failures import LoadFailureStore
+from tasks.records.outlooks import OutlookStore
+from tasks.records.wishes import Wish, WishStore
 from tasks.settings import Settings
-from tasks.wishes import Wish, WishStore
 from tests.fakes import FakeDispatcher, FakeRegistries
 from tests.stack import RedisServer
 from tests.webapp.conftest import REGISTRY, make_app

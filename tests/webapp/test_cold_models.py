@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tasks.cold_start import Patience
 from tasks.messages import Started
+from tasks.requests.cold_start import Patience
 from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import chat, make_app
 from workers.placement.actions import Explanation, Outlook

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.cold_start import Standing
 from tasks.messages import Delta, Done, Event, Started
+from tasks.requests.cold_start import Standing
 from tests.fakes import Silence
 from tests.webapp.test_relay import Play
 from webapp import sse

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from tasks.dispatch import RequestStatus
 from tasks.errors import ServiceUnavailableError
 from tasks.messages import Done, Failed, Started
+from tasks.requests.dispatch import RequestStatus
 from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import chat, make_app
 from tests.webapp.kept import ASYNC, CHAT, POSTS, STREAM, accept, error_code

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.node.site import site
 from tasks.settings import Settings
-from tasks.site import site
 from workers import launcher
 from workers.launcher.base import POOL, new_replica_id, require_safe, slug, worker_command
 from workers.launcher.errors import RefusedError

@@ -8,7 +8,7 @@ import orjson
 from flask import Response, g
 
 from tasks import metrics
-from tasks.cold_start import Patience, Standing, Terms
+from tasks.requests.cold_start import Patience, Standing, Terms
 from tasks.settings import Settings
 from webapp.openai.preferences import Delivery
 from webapp.openai.routing import Route

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from flask import Response, g, request
 
-from tasks.cold_start import Deferred
-from tasks.dispatch import Answer
 from tasks.errors import ContextLengthExceededError, ServiceUnavailableError
 from tasks.messages import Call, Endpoint
+from tasks.requests.cold_start import Deferred
+from tasks.requests.dispatch import Answer
 from webapp import request_body, sse, strict_json
 from webapp.gateway import Gateway
 from webapp.openai import cold_answer, request_state

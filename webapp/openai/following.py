@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response, g, request
 
-from tasks.dispatch import Answer
+from tasks.requests.dispatch import Answer
 from webapp import sse
 from webapp.connection import ClientConnection
 from webapp.gateway import Gateway

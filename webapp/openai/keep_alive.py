@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tasks.cold_start import Standing
+from tasks.requests.cold_start import Standing
 from webapp import sse
 
 PROGRESS_EVERY_S = 2.0

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 from werkzeug.datastructures import Headers
 
-from tasks.dispatch import Once
 from tasks.errors import InvalidRequestError
 from tasks.messages import Endpoint
+from tasks.requests.dispatch import Once
 
 RESUMABLE_KEEP_S = 600
 LASTING_KEEP_S = 24 * 3600

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from typing import assert_never
 
-from tasks.cold_start import Standing
-from tasks.dispatch import Answer
 from tasks.errors import RequestCancelledError, ServiceUnavailableError, ServingError, error_of
 from tasks.messages import Delta, Done, Event, Failed, Started
+from tasks.requests.cold_start import Standing
+from tasks.requests.dispatch import Answer
 from webapp import sse
 from webapp.drain import Drain
 from webapp.openai import errors

@@ -5,8 +5,8 @@ from __future__ import annotations
 import orjson
 from flask import Response
 
-from tasks.dispatch import RequestFacts
 from tasks.messages import Endpoint
+from tasks.requests.dispatch import RequestFacts
 
 PATHS = {
     Endpoint.CHAT: "/v1/chat/completions",

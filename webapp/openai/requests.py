@@ -14,9 +14,9 @@ import re
 
 from flask import Blueprint, Response, g, request
 
-from tasks.dispatch import Answer, RequestFacts, RequestStatus
 from tasks.errors import InvalidRequestError, RequestNotFoundError, ServiceUnavailableError
 from tasks.messages import Endpoint
+from tasks.requests.dispatch import Answer, RequestFacts, RequestStatus
 from webapp import sse
 from webapp.gateway import Gateway
 from webapp.openai import request_state, resumption

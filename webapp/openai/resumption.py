@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tasks.cold_start import Standing
-from tasks.dispatch import Answer
 from tasks.errors import InvalidRequestError
 from tasks.messages import Delta, Done, Event
+from tasks.requests.cold_start import Standing
+from tasks.requests.dispatch import Answer
 from webapp import sse
 
 _POSITION = re.compile(r"([0-9]{1,19})-([0-9]{1,19})-([0-9]{1,9})")
@@ -38,7 +38,7 @@ def position(event_id: str) -> Position:
 
 
 class NumberedAnswer:
-    """An answer whose events have ids; satisfies `tasks.dispatch.Answer`.
+    """An answer whose events have ids; satisfies `tasks.requests.dispatch.Answer`.
 
     With `after` it begins behind that event. An answer that is no stream becomes a single event.
     """

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.dispatch import Dispatcher
 from tasks.errors import ModelNotFoundError, UnsupportedEndpointError
 from tasks.messages import Endpoint
+from tasks.requests.dispatch import Dispatcher
 from workers.capability import endpoints
 from workers.registry import ModelSpec, Registry
 

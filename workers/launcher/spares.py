@@ -9,8 +9,8 @@ from dataclasses import dataclass
 # What each engine's replicas import. A module with a function `forked` has it called in every
 # fork, in this order, once the fork has an environment of its own and before it has a thread.
 _MODULES = {
-    "sim": ("tasks.spare",),
-    "vllm": ("tasks.spare", "workers.engine.vllm_spare"),
+    "sim": ("tasks.serving.spare",),
+    "vllm": ("tasks.serving.spare", "workers.engine.vllm_spare"),
 }
 _LIBRARIES = {"vllm": "vllm"}
 

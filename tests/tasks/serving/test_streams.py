@@ -1,0 +1,264 @@
+"""The writer of answers, against a Redis that does what it is told: order, repeats, fencing, loss."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from tasks.messages import Delta, Done, Failed, decode_event
+from tasks.serving.outlet import Loss, Outlet
+from tasks.serving.streams import GIVE_UP_S, StreamWriter
+
+
+class FakePipeline:
+    def __init__(self, server: FakeRedis) -> None:
+        self._server = server
+        self._commands: list[tuple[Any, ...]] = []
+
+    def execute_command(self, *command: Any) -> None:
+        self._commands.append(command)
+
+    def eval(self, *args: Any) -> None:
+        self._commands.append(("EVAL", *args[1:]))
+
+    def xrevrange(self, key: str, *, count: int) -> None:
+        assert count == 1
+        self._commands.append(("XREVRANGE", key))
+
+    async def execute(self, *, raise_on_error: bool = True) -> list[object]:
+        return await self._server.run(self._commands)
+
+
+class FakeRedis:
+    """Keeps streams as Redis does: increasing ids only, and none that does not stand."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, list[tuple[str, bytes]]] = {"celerity:stream:r": [("1-0", b"started")]}
+        self.other: list[tuple[Any, ...]] = []
+        self.lose_replies = 0
+        self.full = False
+        self.refuse_once: str | None = None
+        self.round_trips = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def pipeline(self, *, transaction: bool) -> FakePipeline:
+        assert not transaction
+        return FakePipeline(self)
+
+    async def run(self, commands: list[tuple[Any, ...]]) -> list[object]:
+        await self.gate.wait()
+        self.round_trips += 1
+        replies = [self._one(command) for command in commands]
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise redis.ConnectionError("the reply was lost")
+        return replies
+
+    def _one(self, command: tuple[Any, ...]) -> object:
+        if command[0] == self.refuse_once:
+            self.refuse_once = None
+            return redis.ResponseError("NOREPLICAS Not enough good replicas to write.")
+        if command[0] == "XREVRANGE":
+            return [(record_id.encode(), {}) for record_id, _ in self.streams.get(command[1], [])[-1:]]
+        if command[0] != "XADD":
+            self.other.append(command)
+            return 1
+        return self._xadd(command)
+
+    def _xadd(self, command: tuple[Any, ...]) -> object:
+        _, key, option, record_id, _, kind, *rest = command
+        assert option == "NOMKSTREAM"
+        if self.full:
+            # As redis-py reports it: without the word OOM.
+            return redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'.")
+        if key not in self.streams:
+            return None
+        last = tuple(map(int, self.streams[key][-1][0].split("-")))
+        if tuple(map(int, record_id.split("-"))) <= last:
+            return redis.ResponseError("The ID specified in XADD is equal or smaller than the target stream top item")
+        self.streams[key].append((record_id, rest[1] if kind == b"delta" else kind))
+        return record_id.encode()
+
+
+def written(server: FakeRedis) -> list[tuple[str, bytes]]:
+    return server.streams["celerity:stream:r"][1:]
+
+
+def scenario(play: Any) -> FakeRedis:
+    async def main() -> FakeRedis:
+        server = FakeRedis()
+        writer = StreamWriter(server, "w")  # type: ignore[arg-type]  # the fake has what the writer uses
+        running = asyncio.create_task(writer.run())
+        try:
+            await play(server, writer)
+        finally:
+            running.cancel()
+        return server
+
+    return asyncio.run(main())
+
+
+def opened(lost: list[Loss] | None = None, attempt: int = 1, keep_s: int = 0) -> Outlet:
+    return Outlet("r", attempt, lost=(lost if lost is not None else []).append, keep_s=keep_s)
+
+
+def test_records_are_numbered_under_their_attempt_and_end_once() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened()
+        writer.delta(outlet, b"a")
+        await asyncio.sleep(0)
+        await writer.end(outlet, Done())
+        writer.delta(outlet, b"too late")
+
+    server = scenario(play)
+    assert [record_id for record_id, _ in written(server)] == [f"1-{n + 1}" for n in range(len(written(server)))]
+    assert written(server)[-1][1] == b"done"
+    assert [command[0] for command in server.other] == ["EXPIRE", "UNLINK", "SREM"]
+
+
+def test_what_comes_while_a_write_is_on_its_way_goes_together_into_the_next() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened()
+        server.gate.clear()
+        writer.delta(outlet, b"a")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for text in (b"b", b"c", b"d"):
+            writer.delta(outlet, text)
+        server.gate.set()
+        await writer.end(outlet, Done())
+
+    server = scenario(play)
+    assert written(server) == [("1-1", b"a"), ("1-2", b"bcd"), ("1-3", b"done")]
+    assert server.round_trips == 2
+
+
+def test_a_write_whose_reply_was_lost_is_repeated_without_harm() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened()
+        server.lose_replies = 1
+        writer.delta(outlet, b"a")
+        await writer.end(outlet, Done())
+
+    assert [kind for _, kind in written(scenario(play))] == [b"a", b"done"]
+
+
+def test_a_worker_whose_call_was_given_to_another_is_shut_out() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(lost)
+        server.streams["celerity:stream:r"].append(("2-0", b"started"))
+        writer.delta(outlet, b"stale")
+        await writer.end(outlet, Done())
+
+    server = scenario(play)
+    assert lost == [Loss.GONE]
+    assert written(server) == [("2-0", b"started")]
+
+
+def test_a_cancelled_stream_is_not_made_anew() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(lost)
+        del server.streams["celerity:stream:r"]
+        writer.delta(outlet, b"for nobody")
+        await writer.end(outlet, Done())
+
+    server = scenario(play)
+    assert lost == [Loss.GONE]
+    assert server.streams == {}
+
+
+def test_a_kept_request_is_marked_as_ended_and_stays() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        await writer.end(opened(keep_s=600), Failed("engine_failed", "why"))
+
+    server = scenario(play)
+    assert [command[0] for command in server.other] == ["EVAL", "SREM"]
+    assert server.other[0][-3:] == (1, "failed", 600)
+
+
+def test_trails_travel_with_their_frames_until_the_engine_ends_them() -> None:
+    outlet = opened()
+    outlet.add(b"a", b"7")
+    outlet.add(b"b", b"8 9")
+    assert decode_event(outlet.take()[0].fields) == Delta(b"ab", b"7\n8 9")
+    outlet.written()
+    outlet.add(b"c", None)
+    outlet.add(b"d", b"10")
+    assert decode_event(outlet.take()[0].fields) == Delta(b"cd", None)
+
+
+def test_a_redis_that_went_back_in_time_gives_the_call_to_another_worker() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(lost)
+        for text in (b"a", b"b"):
+            writer.delta(outlet, text)
+            await until(lambda: not outlet.frames and not outlet.unsent)
+        server.streams["celerity:stream:r"].pop()
+        server.lose_replies = 1
+        server.full = True
+        writer.delta(outlet, b"c")
+        await outlet.sent.wait()
+
+    scenario(play)
+    assert lost == [Loss.BEHIND]
+
+
+def test_what_a_full_redis_refuses_is_written_once_there_is_room() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        outlet = opened(lost)
+        server.full = True
+        writer.delta(outlet, b"a")
+        await until(lambda: server.round_trips > 1)
+        server.full = False
+        await writer.end(outlet, Done())
+
+    server = scenario(play)
+    assert lost == []
+    assert written(server) == [("1-1", b"a"), ("1-2", b"done")]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(GIVE_UP_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for is the writer's own business and sets no event
+            await asyncio.sleep(0)
+
+
+def test_an_end_that_was_half_written_is_written_again() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        server.refuse_once = "EVAL"
+        await writer.end(opened(keep_s=600), Done())
+
+    server = scenario(play)
+    assert [command[0] for command in server.other].count("EVAL") == 1
+    assert [kind for _, kind in written(server)] == [b"done"]
+
+
+def test_what_the_reader_removed_after_its_end_is_not_lost() -> None:
+    lost: list[Loss] = []
+
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        first, second = opened(lost), Outlet("s", 1, lost=lost.append)
+        server.streams["celerity:stream:s"] = [("1-0", b"started")]
+        first.end = Done()
+        first.take()
+        first.written()
+        del server.streams["celerity:stream:r"]
+        server.lose_replies = 1
+        writer.delta(second, b"a")
+        writer._touch(first)
+        await writer.end(second, Done())
+
+    scenario(play)
+    assert lost == []
