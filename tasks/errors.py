@@ -2,7 +2,7 @@
 
 An error crosses Redis, so its identity is its `code`, never its class. The codes
 are stable: clients and dashboards match on them. What each looks like over HTTP is
-decided in one table, `webapp.openai.errors.FACES`.
+decided in one table, `tasks.openai.faces.FACES`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from flask import Blueprint, Response, g, request
 
 from tasks.errors import InvalidRequestError
 from tasks.loader.operations import Operations, Ordered
-from webapp import request_body, strict_json
+from tasks.openai import strict_json
+from webapp import request_body
 from webapp.gateway import Gateway
 
 _MAX_BODY_BYTES = 1000

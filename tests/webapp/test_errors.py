@@ -5,16 +5,17 @@ import json
 import pytest
 
 from tasks.errors import InvalidRequestError, ServingError, error_of, every_error
+from tasks.openai import faces
 from webapp.openai import errors
 
 
 def test_every_error_has_a_face() -> None:
-    assert {error.code for error in every_error()} == set(errors.FACES)
+    assert {error.code for error in every_error()} == set(faces.FACES)
 
 
 @pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.code)
 def test_the_envelope_always_has_its_four_keys(kind: type[ServingError]) -> None:
-    said = json.loads(errors.body(kind("What to do.")))
+    said = json.loads(faces.body(kind("What to do.")))
     assert set(said) == {"error"}
     assert set(said["error"]) == {"message", "type", "param", "code"}
     assert said["error"]["code"] == kind.code
@@ -22,7 +23,7 @@ def test_the_envelope_always_has_its_four_keys(kind: type[ServingError]) -> None
 
 
 def test_the_field_is_named() -> None:
-    said = json.loads(errors.body(InvalidRequestError("no", param="messages[0].role")))
+    said = json.loads(faces.body(InvalidRequestError("no", param="messages[0].role")))
     assert said["error"]["param"] == "messages[0].role"
 
 

@@ -9,9 +9,9 @@ from flask import Response, g
 
 from tasks import metrics
 from tasks.requests.cold_start import Patience, Standing, Terms
+from tasks.requests.routing import Route
 from tasks.settings import Settings
 from webapp.openai.preferences import Delivery
-from webapp.openai.routing import Route
 from workers.registry import ModelSpec
 
 log = logging.getLogger(__name__)

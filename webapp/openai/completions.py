@@ -5,8 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from tasks.messages import Endpoint
+from tasks.openai import schemas
 from webapp.gateway import Gateway
-from webapp.openai import exchange, schemas
+from webapp.openai import exchange
 
 
 def blueprint(gateway: Gateway) -> Blueprint:

@@ -9,18 +9,19 @@ from flask import Response, g, request
 
 from tasks.errors import ContextLengthExceededError, ServiceUnavailableError
 from tasks.messages import Call, Endpoint
+from tasks.openai import strict_json
+from tasks.openai.fields import RequestSchema
+from tasks.openai.prompts import tokens_at_least
 from tasks.requests.cold_start import Deferred
 from tasks.requests.dispatch import Answer
-from webapp import request_body, sse, strict_json
+from tasks.requests.routing import route
+from webapp import request_body, sse
 from webapp.gateway import Gateway
 from webapp.openai import cold_answer, request_state
-from webapp.openai.fields import RequestSchema
 from webapp.openai.following import follow, limits_of, streamed, whole
 from webapp.openai.preferences import Delivery, delivery_of
-from webapp.openai.prompts import tokens_at_least
 from webapp.openai.relay import Followed
 from webapp.openai.resumption import NumberedAnswer
-from webapp.openai.routing import route
 from webapp.openai.tally import DETACHED, Account, Reading, Tally
 from workers.registry import ModelSpec
 

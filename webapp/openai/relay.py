@@ -13,11 +13,11 @@ from typing import assert_never
 
 from tasks.errors import RequestCancelledError, ServiceUnavailableError, ServingError, error_of
 from tasks.messages import Delta, Done, Event, Failed, Started
+from tasks.openai import faces
 from tasks.requests.cold_start import Standing
 from tasks.requests.dispatch import Answer
 from webapp import sse
 from webapp.drain import Drain
-from webapp.openai import errors
 from webapp.openai.deadlines import Deadlines
 from webapp.openai.keep_alive import KeepAlive
 from webapp.openai.tally import Account
@@ -139,7 +139,7 @@ def stream(
             code = "ok"
         except ServingError as error:
             code = error.code
-            yield (dialect.end_id if followed.ended else b"") + sse.frame(errors.body(error))
+            yield (dialect.end_id if followed.ended else b"") + sse.frame(faces.body(error))
     except ServingError as error:
         code = error.code
         raise

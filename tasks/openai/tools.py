@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from webapp.openai.fields import known_keys, objects, refuse
-from webapp.openai.json_schema import check_schema
+from tasks.openai.fields import known_keys, objects, refuse
+from tasks.openai.json_schema import check_schema
 
 MAX_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.errors import UnsupportedParameterError
-from webapp.openai.fields import known_keys, refuse, strings
-from webapp.openai.json_schema import check_schema
-from webapp.openai.patterns import check_pattern
-from webapp.openai.tools import check_name
+from tasks.openai.fields import known_keys, refuse, strings
+from tasks.openai.json_schema import check_schema
+from tasks.openai.patterns import check_pattern
+from tasks.openai.tools import check_name
 
 MAX_GRAMMAR = 16 * 1024
 MAX_CHOICES = 1000

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.openai.fields import (
+from tasks.openai.fields import (
     INT32_MAX,
     INT64_MAX,
     INT64_MIN,
@@ -28,10 +28,10 @@ from webapp.openai.fields import (
     strings,
     token_ids,
 )
-from webapp.openai.messages import check_messages
-from webapp.openai.prompts import check_input, check_prompt, prompts_in
-from webapp.openai.structured import check_response_format, check_structured_outputs
-from webapp.openai.tools import check_choice_among, check_tool_choice, check_tools
+from tasks.openai.messages import check_messages
+from tasks.openai.prompts import check_input, check_prompt, prompts_in
+from tasks.openai.structured import check_response_format, check_structured_outputs
+from tasks.openai.tools import check_choice_among, check_tool_choice, check_tools
 
 MAX_CHOICES = 16
 MAX_STOPS = 16

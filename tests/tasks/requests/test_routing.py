@@ -10,10 +10,10 @@ import pytest
 
 from tasks.errors import ModelNotFoundError, UnsupportedEndpointError
 from tasks.messages import Endpoint
+from tasks.requests.routing import route
 from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import chat, make_app
 from tests.workers.reference_models import CONFIGS, write_model
-from webapp.openai.routing import route
 from workers.placement.actions import Explanation, Outlook
 from workers.registry import ModelSpec, Registry, Rollout
 

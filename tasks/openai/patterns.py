@@ -6,7 +6,7 @@ import re
 import warnings
 from typing import Any
 
-from webapp.openai.fields import refuse
+from tasks.openai.fields import refuse
 
 MAX_LENGTH = 2048
 MAX_STATES = 20_000

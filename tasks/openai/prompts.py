@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.openai.fields import refuse, token_ids
+from tasks.openai.fields import refuse, token_ids
 
 MAX_PROMPTS = 128
 MAX_INPUTS = 2048

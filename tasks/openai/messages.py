@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.errors import InvalidJsonError, UnsupportedParameterError
-from webapp import strict_json
-from webapp.openai.fields import known_keys, objects, refuse
-from webapp.openai.tools import check_name
+from tasks.openai import strict_json
+from tasks.openai.fields import known_keys, objects, refuse
+from tasks.openai.tools import check_name
 
 MAX_MESSAGES = 1500
 MAX_PARTS = 1000

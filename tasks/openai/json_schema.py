@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from webapp.openai.fields import refuse
-from webapp.openai.patterns import check_pattern
+from tasks.openai.fields import refuse
+from tasks.openai.patterns import check_pattern
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 32

@@ -1,0 +1,1 @@
+"""The bodies of requests: what OpenAI's API allows in them, and how a refusal looks. Pure; no HTTP."""
