@@ -95,6 +95,42 @@ class RequestNotFoundError(ServingError):
     code = "request_not_found"
 
 
+class FileNotFoundHereError(ServingError):
+    """No file of this id belongs to the caller."""
+
+    code = "file_not_found"
+
+
+class FileInUseError(ServingError):
+    """A batch that has not ended reads the file."""
+
+    code = "file_in_use"
+
+
+class BatchNotFoundError(ServingError):
+    """No batch of this id belongs to the caller."""
+
+    code = "batch_not_found"
+
+
+class BatchEndedError(ServingError):
+    """The batch has ended already, so that it cannot be cancelled."""
+
+    code = "batch_ended"
+
+
+class BatchExpiredError(ServingError):
+    """The line was not answered within its batch's completion window."""
+
+    code = "batch_expired"
+
+
+class PriorityNotAllowedError(ServingError):
+    """The key may not ask for work of this priority."""
+
+    code = "priority_not_allowed"
+
+
 class IdempotencyKeyReusedError(ServingError):
     """The Idempotency-Key stands for another request already."""
 

@@ -29,6 +29,9 @@
 | celerity:outlook:{model}         | string | loader           | gateway, status | OUTLOOK_TTL_S, refreshed       |
 | celerity:node:{node}             | hash   | node agent       | loader, status  | NODE_TTL_S, refreshed          |
 | celerity:nodes                   | zset   | node agents      | loader, status  | for ever (one; pruned by age)  |
+| celerity:bulk:lock               | string | feeder           | feeders         | seconds, refreshed             |
+| celerity:bulk:wake               | stream | gateway, tasks   | feeder          | BULK_WAKE_TTL_S, refreshed     |
+| celerity:yield:{model}           | string | workers          | workers         | YIELD_TTL_S                    |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
 | model.{model}\\x06\\x169           | list   | gateway, feeder  | workers         | while work waits (bulk)        |
 | loader                           | list   | beat, whoever    | control workers | while a look is due            |
@@ -60,6 +63,9 @@ OUTLOOK_TTL_S = 15
 ASKED_TTL_S = 180
 NODE_TTL_S = 3600
 REQUEST_GRACE_S = 60
+BULK_WAKE_TTL_S = 60
+# By then a seat that a bulk request gave up is taken.
+YIELD_TTL_S = 1
 
 # Members are replicas, scores the time until which each is alive: milliseconds of Redis' clock.
 REPLICAS = "celerity:replicas"
@@ -73,6 +79,8 @@ LOADER_OFF = "celerity:loader:off"
 LOADER_AGAIN = "celerity:loader:again"
 LOAD_FAILURES = "celerity:loadfailures"
 MEASURED = "celerity:measured"
+BULK_LOCK = "celerity:bulk:lock"
+BULK_WAKE = "celerity:bulk:wake"
 
 # Keys that may stand without a TTL; the integration suite fails on any other.
 FOR_EVER = (REPLICAS, NODES, DEAD_LETTERS, ORDERS, LOADER_EPOCH, LOADER_OFF)
@@ -138,6 +146,10 @@ def asked(model: str) -> str:
 
 def outlook(model: str) -> str:
     return f"celerity:outlook:{model}"
+
+
+def yielding(model: str) -> str:
+    return f"celerity:yield:{model}"
 
 
 def node(node_id: str) -> str:

@@ -10,6 +10,7 @@ _PRIORITY_SEPARATOR = "\x06\x16"
 PRIORITY_STEPS = (0, 9)
 
 LOADER_QUEUE = "loader"
+BATCH_QUEUE = "batch"
 
 
 class Priority(IntEnum):

@@ -77,6 +77,28 @@ class Settings:
     """How often beat has the loader look."""
     age_limit_s: float = 45.0
     """After how long a model that waits for room may have busy ones drained for it."""
+    database_url: str | None = None
+    """Of the ledger of bulk work, as SQLAlchemy spells it; None: SQLite in the state directory."""
+    files_dir: Path | None = None
+    """Where uploaded files and the results of batches are; None: in the state directory. Gateways and bulk workers
+    on several machines need one that they share, and PostgreSQL.
+    """
+    max_file_bytes: int = 200 * 1024 * 1024
+    upload_timeout_s: float = 600.0
+    """How long the upload of a file may take."""
+    batch_max_lines: int = 50_000
+    """Of a batch that comes by HTTP."""
+    bulk_window: float = 3.0
+    """So many times the free seats of a model are queued for it from the ledger."""
+    bulk_headroom: float = 0.05
+    """The part of an engine's seats, rounded down, that bulk work leaves free for interactive requests."""
+    bulk_share: float = 0.05
+    """The part of an engine's seats, at least one of several, that bulk work keeps whoever else waits."""
+    give_way_s: float = 0.2
+    """How long an interactive request waits for a seat before running bulk requests are put back for it."""
+    bulk_age_limit_s: float = 600.0
+    """As `age_limit_s`, for a model that only bulk work waits for."""
+    flower_port: int = 5555
     log_level: str = "INFO"
 
     @classmethod
@@ -109,6 +131,15 @@ class Settings:
         """`redis_url` as kombu spells it."""
         scheme, _, rest = self.redis_url.partition("://")
         return f"redis+socket://{rest}" if scheme == "unix" else self.redis_url
+
+    @property
+    def ledger_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.state_dir / 'bulk' / 'ledger.db'}"
+
+    @property
+    def files(self) -> Path:
+        """Where files are stored."""
+        return self.files_dir or self.state_dir / "bulk" / "files"
 
     @property
     def loopback_only(self) -> bool:
