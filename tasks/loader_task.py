@@ -22,7 +22,9 @@ class _Control:
     def __init__(self) -> None:
         self._client = command_client(settings.redis_url)
         self._registry = RegistryWatch(settings.models, settings.models_dir)
-        self._loader = Loader(self._client, Limits(age_limit_s=settings.age_limit_s))
+        self._loader = Loader(
+            self._client, Limits(age_limit_s=settings.age_limit_s, bulk_age_limit_s=settings.bulk_age_limit_s)
+        )
         self._alarm: threading.Timer | None = None
 
     def tick(self) -> str:

@@ -96,7 +96,7 @@ class Settings:
     """The part of an engine's seats, at least one of several, that bulk work keeps whoever else waits."""
     give_way_s: float = 0.2
     """How long an interactive request waits for a seat before running bulk requests are put back for it."""
-    bulk_age_limit_s: float = 600.0
+    bulk_age_limit_s: float = 900.0
     """As `age_limit_s`, for a model that only bulk work waits for."""
     flower_port: int = 5555
     log_level: str = "INFO"

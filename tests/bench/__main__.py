@@ -21,6 +21,7 @@ import psutil
 from tests.bench.cold_start import cold_start
 from tests.bench.guards import guards
 from tests.bench.load import cpu_s, family, load
+from tests.bench.loader import loader
 from tests.stack import GatewayProcess, Stack, stack
 
 MODELS = """
@@ -39,12 +40,17 @@ def main() -> None:
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long the idle system is watched")
     parser.add_argument("--guards", type=int, metavar="ROUNDS", help="measure instead what it costs to lose nothing")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
-    parser.add_argument("--cold", type=int, metavar="ROUNDS", help="measure instead how long loads and switches take")
+    parser.add_argument("--cold", type=int, metavar="ROUNDS", help="measure instead how long loads take")
+    parser.add_argument("--loader", type=int, metavar="SWITCHES", help="measure instead the loader: switches, a flood")
     options = parser.parse_args()
     if options.guards:
         results = guards(options.guards, options.seconds)
+    elif options.cold:
+        results = cold_start(options.cold)
+    elif options.loader:
+        results = loader(options.loader, loads=50)
     else:
-        results = cold_start(options.cold) if options.cold else measure(options)
+        results = measure(options)
     width = max(map(len, results))
     sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in results.items()))
     if options.json:
