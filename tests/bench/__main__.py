@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from tests.bench.batches import batches
 from tests.bench.cold_start import cold_start
 from tests.bench.guards import guards
 from tests.bench.load import cpu_s, family, load
@@ -41,12 +42,15 @@ def main() -> None:
     parser.add_argument("--guards", type=int, metavar="ROUNDS", help="measure instead what it costs to lose nothing")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--cold", type=int, metavar="ROUNDS", help="measure instead how long loads take")
+    parser.add_argument("--batches", type=int, metavar="LINES", help="measure instead batches beside requests by HTTP")
     parser.add_argument("--loader", type=int, metavar="SWITCHES", help="measure instead the loader: switches, a flood")
     options = parser.parse_args()
     if options.guards:
         results = guards(options.guards, options.seconds)
     elif options.cold:
         results = cold_start(options.cold)
+    elif options.batches:
+        results = batches(options.batches)
     elif options.loader:
         results = loader(options.loader, loads=50)
     else:

@@ -76,6 +76,10 @@ class Site:
         """Return how many replicas were ever ordered, by the loader's own log."""
         return (self.state_dir / "logs" / "control.log").read_bytes().count(b"order_starting")
 
+    def redis_bytes(self) -> int:
+        with self._redis() as client:
+            return int(client.info("memory")["used_memory"])
+
     @contextlib.contextmanager
     def _redis(self) -> Iterator[Any]:
         with contextlib.closing(command_client(f"unix://{embedded_redis.socket_path(self.state_dir)}")) as client:
