@@ -36,10 +36,10 @@ def batches(lines: int) -> dict[str, Any]:
 
 
 def _submission(running: Site) -> dict[str, Any]:
-    """Two batches of 50,000 lines, for a model that nobody loads: they are accepted, and wait."""
+    """Two batches of 50,000 lines, most of which wait."""
     client = _client(running)
     path = running.state_dir / "many.jsonl"
-    _write(path, "nobody", _HALF)
+    _write(path, "paced", _HALF, tokens=TOKENS)
     before, redis_before = _rss(running), running.redis_bytes()
     peak = _Peak(lambda: _rss(running))
     began = time.perf_counter()
