@@ -6,7 +6,9 @@ Every variable has the prefix `CELERITY_` and the name of a field below in capit
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,9 +116,6 @@ class Settings:
         for f in dataclasses.fields(cls):
             if (text := given.pop(f.name, None)) is not None and text != "":
                 values[f.name] = _parse(f.name, str(f.type), text)
-        for name, choices in _CHOICES.items():
-            if (chosen := values.get(name, choices[0])) not in choices:
-                raise SettingsError(f"{PREFIX}{name.upper()} is {chosen!r}; it can be {' or '.join(choices)}")
         unknown = sorted(name for name in given if name not in _OTHERS)
         if unknown:
             raise SettingsError(f"unknown setting {PREFIX}{unknown[0].upper()}; see docs/settings.md for the names")
@@ -124,6 +123,9 @@ class Settings:
         values["state_dir"] = state_dir = Path(state_dir).expanduser().absolute()
         values.setdefault("redis_url", embedded_redis_url(state_dir))
         values.setdefault("node_id", socket.gethostname())
+        for name, value in values.items():
+            if expected := _flaw(name, value):
+                raise SettingsError(f"{PREFIX}{name.upper()} is {str(value)!r}; {expected}")
         return cls(**values)
 
     @property
@@ -154,7 +156,13 @@ class Settings:
         return env
 
 
-_CHOICES = {"cold_start": ("wait", "defer"), "spare": ("on", "off")}
+_CHOICES = {"cold_start": ("wait", "defer"), "spare": ("on", "off"), "launcher": ("process", "docker")}
+_SHARES = frozenset({"bulk_headroom", "bulk_share"})
+_PORTS = frozenset({"port", "flower_port"})
+# 0 means at once, or that the system chooses.
+_MAY_BE_ZERO = _PORTS | {"drain_timeout_s", "give_way_s", "commit_after_s"}
+# It is part of names of queues, replicas and orders, and of what patterns of devices are matched with.
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 # Variables of ours that are not settings: they tell a process which role it plays, or a
 # client whom to talk to.
@@ -166,6 +174,22 @@ _OTHERS = frozenset(
 def embedded_redis_url(state_dir: Path) -> str:
     """Return the address of the Redis that `celerity up` starts for `state_dir`."""
     return f"unix://{state_dir / 'redis' / 'redis.sock'}"
+
+
+def _flaw(name: str, value: Any) -> str | None:
+    """Return what would be expected of a setting; None when the value is as it should be."""
+    if name in _CHOICES and value not in _CHOICES[name]:
+        return f"it can be {' or '.join(_CHOICES[name])}"
+    if name == "node_id" and not _NODE.fullmatch(value):
+        return "letters, digits, dots, dashes and underscores are expected"
+    if not isinstance(value, int | float):
+        return None
+    if name in _SHARES:
+        return None if 0 <= value < 1 else "a part, from 0 to below 1, is expected"
+    if name in _PORTS:
+        return None if 0 <= value < 1 << 16 else "a port is expected"
+    least_ok = value >= 0 if name in _MAY_BE_ZERO else value > 0
+    return None if least_ok and math.isfinite(value) else "a number above 0 is expected"
 
 
 def _parse(name: str, kind: str, text: str) -> Any:

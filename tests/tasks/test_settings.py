@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ def test_a_spare_is_on_or_off(tmp_path: Path) -> None:
     assert Settings.from_env(env).spare == "on"
     with pytest.raises(SettingsError, match="CELERITY_SPARE is 'yes'; it can be on or off"):
         Settings.from_env(env | {"CELERITY_SPARE": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("LAUNCHER", "podman", "it can be process or docker"),
+        ("NODE_ID", "rack 1,gpu", "letters, digits, dots"),
+        ("NODE_ID", "../x", "letters, digits, dots"),
+        ("PORT", "65536", "a port"),
+        ("GATEWAY_WORKERS", "0", "above 0"),
+        ("TOTAL_TIMEOUT_S", "-1.0", "above 0"),
+        ("TOTAL_TIMEOUT_S", "nan", "above 0"),
+        ("AGE_LIMIT_S", "inf", "above 0"),
+        ("BULK_SHARE", "1.0", "from 0 to below 1"),
+        ("BULK_HEADROOM", "nan", "from 0 to below 1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, name: str, value: str, expected: str) -> None:
+    with pytest.raises(SettingsError, match=f"CELERITY_{name} is {re.escape(repr(value))}; .*{expected}"):
+        Settings.from_env({"CELERITY_STATE_DIR": str(tmp_path), f"CELERITY_{name}": value})
 
 
 def test_a_misspelt_variable_is_refused(tmp_path: Path) -> None:
