@@ -100,6 +100,7 @@ class FakeLauncher:
     def __init__(self) -> None:
         self.replicas: dict[str, FakeReplica] = {}
         self.journal: list[str] = []
+        self.tended = 0
         self.down = False
         self.refuses: LaunchError | None = None
 
@@ -127,6 +128,7 @@ class FakeLauncher:
 
     def tend(self) -> None:
         self.asked()
+        self.tended += 1
 
     def close(self) -> None: ...
 
