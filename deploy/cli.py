@@ -55,7 +55,8 @@ _redis_url = click.option("--redis-url", help="A Redis to use instead of an own 
 @_redis_url
 @_state_dir
 @click.option("--verbose", is_flag=True, help="Show what every process logs.")
-def up(verbose: bool, **options: Any) -> None:
+@click.option("--flower", is_flag=True, help="Show workers, tasks and queues to browsers. [CELERITY_FLOWER_PORT; 5555]")
+def up(verbose: bool, flower: bool, **options: Any) -> None:
     """Run everything on this machine until Ctrl-C.
 
     Starts Redis, the gateway and a worker for each pinned model, and prints `ready URL`
@@ -64,7 +65,7 @@ def up(verbose: bool, **options: Any) -> None:
     settings = settings_with(**options)
     from deploy import local  # noqa: PLC0415
 
-    local.up(settings, verbose=verbose)
+    local.up(settings, verbose=verbose, with_flower=flower)
 
 
 @main.command()
@@ -230,12 +231,18 @@ _file = click.option(
 @click.option(
     "--role", type=click.Choice(["user", "operator"]), default="user", help="An operator may use /admin. [user]"
 )
+@click.option(
+    "--priority",
+    type=click.Choice(["any", "interactive", "bulk"]),
+    default="any",
+    help="What it may ask for: interactive answers, bulk work (batches, flex requests), or both. [any]",
+)
 @_file
-def add_key(name: str, role: str, path: Path | None) -> None:
+def add_key(name: str, role: str, priority: str, path: Path | None) -> None:
     """Make a key for NAME and print it. It is shown this once."""
     from deploy import key_file  # noqa: PLC0415
 
-    key_file.add(_key_file(path), name, role)
+    key_file.add(_key_file(path), name, role, priority)
 
 
 @keys.command("list")

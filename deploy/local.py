@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 
 import redis
 
-from deploy import embedded_redis, model_news, preflight, readiness, running, services
+from deploy import embedded_redis, flower, model_news, preflight, readiness, running, services
 from deploy.errors import StartError
+from deploy.flower import FlowerPage
 from deploy.log_echo import LogEcho
 from deploy.model_news import ModelNews
 from deploy.progress import Progress
@@ -43,25 +44,35 @@ _NEWS_EVERY_S = 2.0
 _TAIL_LINES = 15
 
 
-def up(settings: Settings, *, verbose: bool = False) -> None:
+def up(settings: Settings, *, verbose: bool = False, with_flower: bool = False) -> None:
     """Run until a signal says stop. Raises StartError; whatever was started by then is stopped again."""
     if settings.port == 0:
         settings = dataclasses.replace(settings, port=preflight.free_port(settings.host))
+    if with_flower and settings.flower_port == 0:
+        settings = dataclasses.replace(settings, flower_port=preflight.free_port(flower.HOST))
     settings = dataclasses.replace(settings, models=settings.models.absolute())
     with contextlib.ExitStack() as stack:
         stack.enter_context(running.only_one(settings.state_dir))
         registry = preflight.check(settings)
+        page = FlowerPage.prepare(settings) if with_flower else None
         wakeups = stack.enter_context(Wakeups())
         starter = ProcessLauncher(settings.state_dir / "logs", replicas_of=site(settings))
         stack.callback(starter.close)
-        LocalCluster(settings, registry, starter, wakeups, verbose=verbose).run()
+        LocalCluster(settings, registry, starter, wakeups, verbose=verbose, page=page).run()
 
 
 class LocalCluster:
     """One run of `celerity up`."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, starter: ServiceLauncher, wakeups: Wakeups, *, verbose: bool
+        self,
+        settings: Settings,
+        registry: Registry,
+        starter: ServiceLauncher,
+        wakeups: Wakeups,
+        *,
+        verbose: bool,
+        page: FlowerPage | None = None,
     ) -> None:
         self._settings = settings
         self._registry = registry
@@ -72,6 +83,7 @@ class LocalCluster:
         self._client = command_client(settings.redis_url)
         self._url = readiness.base_url(settings.host, settings.port)
         self._news = ModelNews()
+        self._flower, self._flower_told = page, False
         self._began = time.monotonic()
         self._looked_at = float("-inf")
         self._gateway_up = False
@@ -121,6 +133,8 @@ class LocalCluster:
         # The agent first: nothing can be placed before it has said what this machine has.
         for service in (services.agent, services.control, services.beat, services.gateway):
             self._supervisor.start(service(settings))
+        if self._flower:
+            self._supervisor.start(services.flower(settings))
         if not preflight.pinned(self._registry):
             self._progress.say("models", f"none is pinned in {settings.models}; each is loaded when it is asked for")
 
@@ -144,6 +158,7 @@ class LocalCluster:
         if self._ready and now - self._looked_at < _NEWS_EVERY_S:
             return
         self._looked_at = now
+        self._look_at_flower()
         sight = readiness.models_now(self._client, self._settings.node_id, preflight.pinned(self._registry))
         if sight is None:
             if not self._ready:
@@ -173,6 +188,12 @@ class LocalCluster:
         else:
             self._ready = True
             self._progress.ready(f"{self._url}/v1")
+
+    def _look_at_flower(self) -> None:
+        """Say where it is, once it answers. Nothing waits for that: it only looks on."""
+        if self._flower and not self._flower_told and self._flower.answers():
+            self._flower_told = True
+            self._progress.say("flower", str(self._flower))
 
     def _show_log_of(self, model: str) -> None:
         """Show the end of what the model's latest replica said."""

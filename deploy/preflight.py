@@ -63,7 +63,7 @@ def model_problem(spec: ModelSpec, registry: Registry) -> str | None:
     return None
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, *, setting: str = "--port or CELERITY_PORT") -> None:
     """Raise StartError unless a server could listen there now."""
     try:
         bind(host, port).close()
@@ -71,7 +71,7 @@ def check_port(host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             holder = _listener(port)
             raise StartError(
-                f"port {port} is taken{f' by {holder}' if holder else ''}; choose another with --port or CELERITY_PORT"
+                f"port {port} is taken{f' by {holder}' if holder else ''}; choose another with {setting}"
             ) from None
         raise StartError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
 

@@ -27,9 +27,14 @@ def base_url(host: str, port: int) -> str:
 
 def gateway_answers(host: str, port: int) -> bool:
     """Say whether /health is 200, which it is only while Redis answers too."""
-    connection = http.client.HTTPConnection(_CONNECT_TO.get(host, host), port, timeout=_ANSWER_WITHIN_S)
+    return answers_ok(_CONNECT_TO.get(host, host), port, "/health")
+
+
+def answers_ok(host: str, port: int, path: str) -> bool:
+    """Say whether a GET is answered with 200 at once."""
+    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_WITHIN_S)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", path)
         return connection.getresponse().status == HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False

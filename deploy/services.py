@@ -20,6 +20,7 @@ AFTER_DRAIN_S = 15.0
 _REDIS_S = 20.0
 
 REDIS, GATEWAY, CONTROL, AGENT, BEAT = "redis", "gateway", "control", "agent", "beat"
+FLOWER = "flower"
 
 
 def redis(program: embedded_redis.Program, settings: Settings) -> Service:
@@ -60,8 +61,13 @@ def beat(settings: Settings) -> Service:
     return _service(BEAT, argv, settings)
 
 
+def flower(settings: Settings) -> Service:
+    """What shows workers, tasks and queues to a browser on this machine."""
+    return _service(FLOWER, (sys.executable, "-m", "deploy.flower_server"), settings)
+
+
 def _worker(name: str, app: str, queues: str, settings: Settings) -> Service:
-    argv = (*CELERY, "-A", app, "worker", "-P", "solo", "-Q", queues, "-n", f"{name}@%h", *WORKER_FLAGS)
+    argv = (*CELERY, "-A", app, "worker", "-P", "solo", "-Q", queues, "-n", f"{name}@{settings.node_id}", *WORKER_FLAGS)
     return _service(name, argv, settings)
 
 

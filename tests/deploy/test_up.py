@@ -75,7 +75,7 @@ class Up:
         Celery writes a title over it, which is one word or many: the kernel and psutil tell them
         apart by which of the two is longer.
         """
-        return [it for it in self.family() if f"-n {name}@%h" in " ".join(it.cmdline())]
+        return [it for it in self.family() if f"-n {name}@" in " ".join(it.cmdline())]
 
     def service(self, name: str) -> psutil.Process:
         (found,) = self.services(name)

@@ -201,7 +201,9 @@ def worker_command(
     if spec.path is not None and Path(spec.path).is_absolute():
         # The weights are here; without this transformers asks the hub whether there are newer ones.
         env["HF_HUB_OFFLINE"] = "1"
-    argv = (*CELERY_WORKER, "-P", "custom", "-Q", f"model.{spec.id}", "-n", f"{replica_id}@%h", *WORKER_FLAGS)
+    # By its machine's own name in the cluster; a container's host name says nothing to anybody.
+    node_name = f"{replica_id}@{settings_env.get('CELERITY_NODE_ID', '%h')}"
+    argv = (*CELERY_WORKER, "-P", "custom", "-Q", f"model.{spec.id}", "-n", node_name, *WORKER_FLAGS)
     return Command(
         name=replica_id,
         argv=argv,
