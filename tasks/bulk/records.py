@@ -112,6 +112,8 @@ class BatchRecord:
     created_at: int
     expires_at: int
     window: str = "24h"
+    max_lines: int | None = None
+    """A file of more lines fails its validation; None: any number."""
     in_progress_at: int | None = None
     finalizing_at: int | None = None
     completed_at: int | None = None
