@@ -54,7 +54,8 @@ def _control() -> _Control:
     return _Control()
 
 
-@app.task(name=TICK, ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
+# Nobody wants to see one every two seconds among the requests.
+@app.task(name=TICK, ignore_result=True, send_events=False)  # type: ignore[untyped-decorator]  # celery ships no types
 def tick() -> str:
     """Look at what is asked for and at what there is, and order what follows. Returns a word for Celery's log."""
     try:

@@ -42,7 +42,7 @@ class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships 
         self._launcher.close()
 
 
-@app.task(name=LOOK, ignore_result=True)  # type: ignore[untyped-decorator]  # celery ships no types
+@app.task(name=LOOK, ignore_result=True, send_events=False)  # type: ignore[untyped-decorator]  # celery ships no types
 def look() -> None:
     """Have this machine look at its orders now."""
     app.node_agent.wake()

@@ -18,6 +18,7 @@ from tasks.records.circuit import Circuit
 from tasks.requests.requeue import Cause, Fate
 from tasks.serving.claim_store import Claim, ClaimStore, Refusal, Verdict
 from tasks.serving.continuation import BrokenAnswerError, resume_of
+from tasks.serving.endings import THROWN, announce
 from tasks.serving.held import Held, Release
 from tasks.serving.outlet import Outlet
 from tasks.serving.patience import until_told
@@ -41,11 +42,11 @@ _REFUSALS = {
 _CUT = Failed("engine_failed", "A worker was lost, and the answer cannot be continued; repeat the request.")
 
 
-@app.task(base=CoroutineTask, name=INFER)  # type: ignore[untyped-decorator]  # celery ships no types
+@app.task(base=CoroutineTask, name=INFER, throws=THROWN)  # type: ignore[untyped-decorator]  # celery ships no types
 async def infer(request_id: str) -> str:
-    """Answer the call that was admitted under this id. Returns how that went, for Celery's log."""
+    """Answer the call that was admitted under this id. Returns or raises how that went, for Celery's monitors."""
     inference: Inference = app.resident.inference
-    return await inference.serve(request_id)
+    return announce(await inference.serve(request_id))
 
 
 class Inference:

@@ -17,6 +17,8 @@ from celery.worker.consumer.events import Events
 from celery.worker.consumer.tasks import Tasks
 from kombu.exceptions import OperationalError
 
+from workers.host.monitoring import Lapse
+
 log = logging.getLogger(__name__)
 
 _TEND_S = 0.5
@@ -124,4 +126,4 @@ class NoRetry(bootsteps.StartStopStep):  # type: ignore[misc]
             dispatcher.send = once
 
 
-GUARDS = (FinishPop, DrainPop, Tend, NoRetry)
+GUARDS = (FinishPop, DrainPop, Tend, NoRetry, Lapse)
