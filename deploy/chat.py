@@ -6,21 +6,17 @@ Standard library only, so that it also shows what any client needs to do.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
+from http.client import HTTPResponse
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
 from deploy import readiness, running
 from deploy.errors import CommandError
+from deploy.gateway_http import Address
 from tasks.settings import Settings
-
-# Longer than the gateway keeps silent on a stream: it sends a comment every few seconds.
-_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +40,12 @@ class Gateway:
                 for choice in event.get("choices", ()):
                     yield choice.get("delta", {}).get("content") or ""
 
-    @contextlib.contextmanager
-    def _request(self, method: str, path: str, body: Any) -> Iterator[http.client.HTTPResponse]:
-        parts = urlsplit(self.url)
-        kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}.get(parts.scheme)
-        if kind is None or not parts.hostname:
-            raise CommandError(f"{self.url!r} is no address; one looks like http://127.0.0.1:8000")
-        base = parts.path.rstrip("/")
-        base = base if base.endswith("/v1") else base + "/v1"
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
-        try:
-            connection.request(method, base + path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            if response.status != HTTPStatus.OK:
-                raise CommandError(_error_text(response))
-            yield response
-        except (OSError, http.client.HTTPException) as error:
-            raise CommandError(f"{self.url} does not answer: {error or type(error).__name__}") from None
-        except (ValueError, KeyError, TypeError):
-            raise CommandError(f"what answers at {self.url} does not speak the OpenAI API") from None
-        finally:
-            connection.close()
+    def _request(self, method: str, path: str, body: Any) -> contextlib.AbstractContextManager[HTTPResponse]:
+        data = None if body is None else json.dumps(body).encode()
+        return Address(self.url, self.key).request(method, path, data, {"Content-Type": "application/json"})
 
 
-def events(lines: Iterator[bytes] | http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+def events(lines: Iterator[bytes] | HTTPResponse) -> Iterator[dict[str, Any]]:
     """Yield the JSON events of a stream up to `[DONE]`; comments are skipped. Raises CommandError if it is cut."""
     for line in lines:
         if line.startswith(b"data: "):
@@ -138,11 +115,3 @@ def _first(models: list[str], url: str) -> str:
     if not models:
         raise CommandError(f"{url} serves no model")
     return models[0]
-
-
-def _error_text(response: http.client.HTTPResponse) -> str:
-    try:
-        error = json.loads(response.read(1_000_000))["error"]
-        return f"{error['message']} ({error.get('code') or response.status})"
-    except (ValueError, KeyError, TypeError):
-        return f"the server answered {response.status} {response.reason}"

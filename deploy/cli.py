@@ -5,43 +5,24 @@ So `celerity --help` answers at once, and a command needs no library that only a
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from deploy.batch_cli import batch
 from deploy.errors import CommandError
-from tasks.settings import PREFIX, Settings, SettingsError
+from deploy.options import CommandGroup, json_option, settings_with, state_dir_option, wait_option
 from tasks.version import VERSION
 
 
-class _Cli(click.Group):
-    """Shows an error that is meant for people as one message, without a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (CommandError, SettingsError) as error:
-            raise click.ClickException(str(error)) from None
-
-
-@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="celerity")
 def main() -> None:
     """Serve large language models from your own machines."""
 
 
-def settings_with(**options: Any) -> Settings:
-    """Read the environment with the command line's `options` laid over it. Raises SettingsError."""
-    given = {PREFIX + name.upper(): str(value) for name, value in options.items() if value is not None}
-    return Settings.from_env({**os.environ, **given})
-
-
-_state_dir = click.option(
-    "--state-dir", type=click.Path(path_type=Path), help="Where logs and the embedded Redis live. [CELERITY_STATE_DIR]"
-)
 _models = click.option(
     "--models", type=click.Path(path_type=Path), help="What to serve. [CELERITY_MODELS; models.yaml]"
 )
@@ -53,7 +34,7 @@ _redis_url = click.option("--redis-url", help="A Redis to use instead of an own 
 @click.option("--port", type=click.IntRange(0, 65535), help="0 takes a free one. [CELERITY_PORT; 8000]")
 @_models
 @_redis_url
-@_state_dir
+@state_dir_option
 @click.option("--verbose", is_flag=True, help="Show what every process logs.")
 @click.option("--flower", is_flag=True, help="Show workers, tasks and queues to browsers. [CELERITY_FLOWER_PORT; 5555]")
 def up(verbose: bool, flower: bool, **options: Any) -> None:
@@ -72,7 +53,7 @@ def up(verbose: bool, flower: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
 @_models
 @_redis_url
-@_state_dir
+@state_dir_option
 def status(as_json: bool, **options: Any) -> None:
     """Show models, replicas, queues and nodes."""
     settings = settings_with(**options)
@@ -81,15 +62,12 @@ def status(as_json: bool, **options: Any) -> None:
     status_view.show(settings, as_json=as_json)
 
 
-_wait = click.option("--wait/--no-wait", default=True, help="Watch until it is done, or only give the order. [wait]")
-
-
 @main.command()
 @click.argument("model")
-@_wait
+@wait_option
 @_models
 @_redis_url
-@_state_dir
+@state_dir_option
 def load(model: str, wait: bool, **options: Any) -> None:
     """Load MODEL, named by its id or an alias, also after its loads have failed.
 
@@ -104,10 +82,10 @@ def load(model: str, wait: bool, **options: Any) -> None:
 
 @main.command()
 @click.argument("model")
-@_wait
+@wait_option
 @_models
 @_redis_url
-@_state_dir
+@state_dir_option
 def unload(model: str, wait: bool, **options: Any) -> None:
     """Have the replicas of MODEL finish what they have, and end.
 
@@ -124,7 +102,7 @@ def unload(model: str, wait: bool, **options: Any) -> None:
 @click.argument("state", type=click.Choice(["on", "off"]))
 @_models
 @_redis_url
-@_state_dir
+@state_dir_option
 def loader(state: str, **options: Any) -> None:
     """Turn the loader on, or off: then it does nothing but what `load` and `unload` order."""
     settings = settings_with(**options)
@@ -137,7 +115,7 @@ def loader(state: str, **options: Any) -> None:
 @click.argument("model", required=False)
 @click.option("--url", envvar="CELERITY_URL", help="The gateway. [CELERITY_URL; the one that runs here]")
 @click.option("--key", envvar="CELERITY_API_KEY", help="An API key. [CELERITY_API_KEY]")
-@_state_dir
+@state_dir_option
 def chat(model: str | None, url: str | None, key: str | None, state_dir: Path | None) -> None:
     """Talk to MODEL, or to the first one there is. Lines that come by a pipe are asked one by one."""
     settings = settings_with(state_dir=state_dir)
@@ -149,7 +127,7 @@ def chat(model: str | None, url: str | None, key: str | None, state_dir: Path | 
 @main.command()
 @click.argument("model", required=False)
 @_models
-@_state_dir
+@state_dir_option
 def doctor(model: str | None, **options: Any) -> None:
     """Say what this machine has, what is missing, and how to fix it.
 
@@ -171,13 +149,10 @@ def deadletter() -> None:
     """Look at requests that workers died of, and run one again."""
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
-
-
 @deadletter.command("list")
-@_json
+@json_option
 @_redis_url
-@_state_dir
+@state_dir_option
 def list_dead_letters(as_json: bool, **options: Any) -> None:
     """Show what was given up in the last seven days, without what the clients wrote."""
     settings = settings_with(**options)
@@ -188,9 +163,9 @@ def list_dead_letters(as_json: bool, **options: Any) -> None:
 
 @deadletter.command("show")
 @click.argument("request_id")
-@_json
+@json_option
 @_redis_url
-@_state_dir
+@state_dir_option
 def show_dead_letter(request_id: str, as_json: bool, **options: Any) -> None:
     """Show one request with its body and what it had produced."""
     settings = settings_with(**options)
@@ -201,10 +176,10 @@ def show_dead_letter(request_id: str, as_json: bool, **options: Any) -> None:
 
 @deadletter.command("replay")
 @click.argument("request_id")
-@_json
+@json_option
 @_models
 @_redis_url
-@_state_dir
+@state_dir_option
 def replay_dead_letter(request_id: str, as_json: bool, **options: Any) -> None:
     """Run a request again as a new one, whose id is printed.
 
@@ -214,6 +189,9 @@ def replay_dead_letter(request_id: str, as_json: bool, **options: Any) -> None:
     from deploy import dead_letter_view  # noqa: PLC0415
 
     dead_letter_view.replay(settings, request_id, as_json=as_json)
+
+
+main.add_command(batch)
 
 
 @main.group()

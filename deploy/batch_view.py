@@ -1,0 +1,107 @@
+"""What `celerity batch` says of batches: a table of several, the summary of one that has ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from deploy.batch_facts import BatchFacts, time_left_s
+from tasks.bulk.records import BatchStatus
+
+_COLOURS = {
+    BatchStatus.COMPLETED: "green",
+    BatchStatus.FAILED: "red",
+    BatchStatus.EXPIRED: "red",
+    BatchStatus.CANCELLED: "yellow",
+    BatchStatus.CANCELLING: "yellow",
+}
+_LONGEST_ERROR = 200
+
+
+def table(batches: Sequence[BatchFacts], now: float) -> Table:
+    """Return one line a batch."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    made.add_column("batch", no_wrap=True, min_width=max((len(facts.id) for facts in batches), default=0))
+    for title in ("status", "done", "failed", "age", "time"):
+        made.add_column(title, justify="right" if title in {"done", "failed"} else "left", no_wrap=True)
+    for facts in batches:
+        made.add_row(
+            facts.id,
+            Text(facts.status.replace("_", " "), style=_COLOURS.get(facts.status, "")),
+            f"{facts.done:,}/{facts.total:,}",
+            Text(f"{facts.failed:,}", style="red" if facts.failed else ""),
+            spoken(now - facts.created_at),
+            _time(facts, now),
+        )
+    return made
+
+
+def _time(facts: BatchFacts, now: float) -> str:
+    if facts.ended_at is not None:
+        return f"ended {spoken(now - facts.ended_at)} ago"
+    left = time_left_s(facts, now)
+    return "" if left is None else f"{spoken(left)} left"
+
+
+def standing(facts: BatchFacts, now: float) -> list[str]:
+    """Return what is to be said of one batch that goes on."""
+    left = time_left_s(facts, now)
+    lines = [
+        f"{facts.id} is {facts.status.replace('_', ' ')}: {_counts(facts)}",
+        f"{facts.endpoint}, submitted {spoken(now - facts.created_at)} ago",
+    ]
+    if left is not None:
+        lines.append(f"about {spoken(left)} left, at its pace so far")
+    if facts.expires_at is not None:
+        lines.append(f"what is not done in {spoken(facts.expires_at - now)} expires")
+    return lines
+
+
+def summary(facts: BatchFacts) -> list[str]:
+    """Return what is to be said of a batch that has ended, but where its results are."""
+    took = "" if facts.ended_at is None else f", in {spoken(facts.ended_at - facts.created_at)}"
+    lines = [f"{facts.id} {_ENDS[facts.status]}: {_counts(facts)}{took}"]
+    if facts.tokens_read or facts.tokens_written:
+        lines.append(f"{facts.tokens_read:,} tokens read, {facts.tokens_written:,} written")
+    return [*lines, *(f"  {flaw}" for flaw in facts.flaws)]
+
+
+_ENDS = {
+    BatchStatus.COMPLETED: "is completed",
+    BatchStatus.FAILED: "could not be begun",
+    BatchStatus.EXPIRED: "has expired",
+    BatchStatus.CANCELLED: "was cancelled",
+}
+
+
+def _counts(facts: BatchFacts) -> str:
+    rest = facts.total - facts.finished
+    unfinished = f", {rest:,} {'not run' if facts.ended else 'to go'}" if rest else ""
+    return f"{lines_of(facts.total)}, {facts.done:,} done, {facts.failed:,} failed{unfinished}"
+
+
+def lines_of(count: int) -> str:
+    return "1 line" if count == 1 else f"{count:,} lines"
+
+
+def error_of_line(raw: bytes) -> str:
+    """Return one line of an error file as a person reads it: `custom_id: message (code)`."""
+    try:
+        line = json.loads(raw)
+        response = line.get("response") or {}
+        error = line.get("error") or (response.get("body") or {}).get("error") or {}
+        text = f"{line['custom_id']}: {error.get('message')} ({error.get('code') or response.get('status_code')})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = raw.decode("utf-8", "replace").strip()
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…"
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration in the two largest units that it has: "1 h 3 min", "42 s"."""
+    whole = max(0, round(seconds))
+    units = ((whole // 86_400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    first = next((index for index, (amount, _) in enumerate(units) if amount), len(units) - 1)
+    return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount or first == 3)
