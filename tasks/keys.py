@@ -31,7 +31,7 @@
 | celerity:nodes                   | zset   | node agents      | loader, status  | for ever (one; pruned by age)  |
 | celerity:bulk:lock               | string | feeder           | feeders         | seconds, refreshed             |
 | celerity:bulk:wake               | stream | gateway, tasks   | feeder          | BULK_WAKE_TTL_S, refreshed     |
-| celerity:yield:{model}           | string | workers          | workers         | YIELD_TTL_S                    |
+| celerity:yield:{model}           | zset   | workers          | workers         | YIELD_TTL_S                    |
 | model.{model}                    | list   | gateway          | workers         | while work waits (interactive) |
 | model.{model}\\x06\\x169           | list   | gateway, feeder  | workers         | while work waits (bulk)        |
 | loader                           | list   | beat, whoever    | control workers | while a look is due            |

@@ -9,11 +9,9 @@ celeryconfig. Which model it serves stands in its environment: `CELERITY_MODEL` 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -25,17 +23,19 @@ from tasks.records.moves import Move
 from tasks.records.replicas import ReplicaFacts, ReplicaState, advance
 from tasks.requests.pulse import ALIVE_S
 from tasks.serving.claim_store import ClaimStore
+from tasks.serving.give_way import GiveWay
 from tasks.serving.heartbeat import Heartbeat
+from tasks.serving.identity import Identity
 from tasks.serving.inference import Inference
 from tasks.serving.rotation import Rotator
 from tasks.serving.sleeper import Sleeper
 from tasks.serving.streams import StreamWriter
-from tasks.settings import Settings, SettingsError
+from tasks.settings import Settings
 from workers import engine as engines
 from workers.engine.base import Engine, EngineDeadError
+from workers.host.appetite import Shares
 from workers.host.resident import Die
 from workers.memory import tree_mib
-from workers.registry import ModelSpec, Registry
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +47,14 @@ _MEMORY_EVERY_S = 10.0
 _RETRY_S = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which replica of which model this process is."""
-
-    replica_id: str
-    spec: ModelSpec
-    node: str
-    device: str
-    reserved_mib: int | None
-    started_at: float
-
-
 class EngineWorker:
     """Satisfies `workers.host.resident.Resident`."""
 
     def __init__(self, die: Die) -> None:
         self._die = die
         self._settings = Settings.from_env()
-        self._identity = _identity(self._settings)
+        self._identity = Identity.of_this_process(self._settings)
+        self.shares = Shares(share=self._settings.bulk_share, headroom=self._settings.bulk_headroom)
         self._state = ReplicaState.STARTING
         self._ready_at: float | None = None
         self._slept_at: float | None = None
@@ -99,7 +88,17 @@ class EngineWorker:
         self._inference = Inference(engine, claims, writer, self._circuit, self._die)
         self._sleeper = Sleeper(engine, self._inference, self._move, lambda: self._state)
         rotator = Rotator(self._client, self._identity.replica_id, self._identity.spec.id, self._circuit)
-        work = (writer.run(), rotator.run(), self._sleeper.run(), self._tick(), self._watch(), self._obey())
+        give_way = GiveWay(
+            self._client,
+            self._identity.spec.id,
+            self._inference,
+            self.shares,
+            seats=self._seats,
+            limit=self.limit,
+            after_s=self._settings.give_way_s,
+        )
+        parts = (writer.run(), rotator.run(), self._sleeper.run(), give_way.run(), self._inference.checkpoints.run())
+        work = (*parts, self._tick(), self._watch(), self._obey())
         self._background = [asyncio.create_task(coroutine) for coroutine in work]
         for task in self._background:
             task.add_done_callback(self._on_background_end)
@@ -115,12 +114,20 @@ class EngineWorker:
 
     def limit(self) -> int:
         # A hung loop looks dead to others: what is taken now, nobody would look for.
-        if self._engine is None or self._state is not ReplicaState.READY or self.alive_s() <= 0:
-            return 0
-        if self._sleeper is not None and self._sleeper.is_dozing:
+        if self._engine is None or not self._takes_work() or self.alive_s() <= 0:
             return 0
         load = self._engine.load()
         return 0 if load.waiting or load.kv_usage >= KV_FULL else self._circuit.limit(load.seats, time.monotonic())
+
+    def _takes_work(self) -> bool:
+        return self._state is ReplicaState.READY and not (self._sleeper is not None and self._sleeper.is_dozing)
+
+    def _seats(self) -> int:
+        """Return all seats of an engine that may use all of them; 0 of any other, whose room nothing would widen."""
+        if self._engine is None or not self._takes_work():
+            return 0
+        seats = self._engine.load().seats
+        return seats if self._circuit.limit(seats, time.monotonic()) == seats else 0
 
     def consuming(self) -> None:
         if self._state is ReplicaState.STARTING:
@@ -266,20 +273,3 @@ class EngineWorker:
                         self.inference.drop(fields[b"cancel"].decode())
                     elif self._sleeper is not None:
                         self._sleeper.told(move)
-
-
-def _identity(settings: Settings) -> Identity:
-    model, replica_id = os.environ.get("CELERITY_MODEL"), os.environ.get("CELERITY_REPLICA_ID")
-    if not model or not replica_id:
-        raise SettingsError(
-            "an engine worker needs CELERITY_MODEL and CELERITY_REPLICA_ID; start it with `celerity up`"
-        )
-    spec = Registry.load(settings.models, settings.models_dir).resolve(model)
-    if spec is None:
-        raise SettingsError(f"CELERITY_MODEL is {model!r}, which {settings.models} does not have")
-    reserved = os.environ.get("CELERITY_RESERVED_MIB")
-    reserved_mib = int(reserved) if reserved else None
-    if reserved_mib is not None:
-        spec = dataclasses.replace(spec, memory_mib=reserved_mib)
-    device = os.environ.get("CELERITY_DEVICE", "cpu")
-    return Identity(replica_id, spec, settings.node_id, device, reserved_mib, time.time())

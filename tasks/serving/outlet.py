@@ -54,6 +54,11 @@ class Outlet:
         """Whether there is nothing more to write: it has ended, or was lost."""
         return self.closed or self.sent.is_set()
 
+    @property
+    def ending(self) -> bool:
+        """Whether its last record was handed in."""
+        return self.closed or self.end is not None or self.status is not None
+
     def add(self, frames: bytes, trail: bytes | None) -> None:
         """Take in one piece of the answer."""
         self.frames.append(frames)

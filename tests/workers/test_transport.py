@@ -15,15 +15,17 @@ from celery import Celery
 
 from celeryconfig import broker_transport_options
 from tasks.envelope import INFER, envelope
-from tasks.queues import Priority
+from tasks.queues import Priority, queue_list
 from tests.stack import RedisServer
 from tests.waiting import wait_until
+from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE
 from workers.host.ledger import Ledger
 from workers.host.transport import task_message
 
 pytestmark = pytest.mark.integration
 
 QUEUE = "model.m"
+BULK_LIST = queue_list(QUEUE, Priority.BULK)
 RUBBISH = (b"", b"\xff\xfe", b"{", b"[]", b"1", b"null", b"{}", b'{"body": 5, "headers": {}, "properties": {}}')
 
 
@@ -41,12 +43,14 @@ class Side:
     ledger: Ledger = field(default_factory=Ledger)
     taken: list[Any] = field(default_factory=list)
     connection: Any = None
+    order: tuple[int, ...] = ALL_STEPS
 
     def connect(self) -> Any:
         """Open a connection that consumes, and return its channel."""
         self.connection = self.app.connection_for_read()
         self.connection.transport_cls = "workers.host.transport:Transport"
         self.connection.ledger = self.ledger
+        self.connection.pull_order = lambda: self.order
         consumer = self.connection.Consumer([self.app.amqp.queues[QUEUE]], on_message=self.taken.append)
         consumer.consume()
         return consumer.channel
@@ -63,13 +67,13 @@ def side(server: RedisServer, client: redis.Redis) -> Iterator[Side]:
     app.close()
 
 
-def message(request_id: str) -> bytes:
+def message(request_id: str, priority: Priority = Priority.INTERACTIVE) -> bytes:
     return envelope(
         task=INFER,
         task_id=request_id,
         args=(request_id,),
         queue=QUEUE,
-        priority=Priority.INTERACTIVE,
+        priority=priority,
         time_limit_s=30,
         tag=str(uuid.uuid4()),
     )
@@ -78,6 +82,16 @@ def message(request_id: str) -> bytes:
 def waiting(client: redis.Redis) -> list[str]:
     found: Any = client.lrange(QUEUE, 0, -1)
     return [json.loads(raw)["headers"]["id"] for raw in reversed(found)]
+
+
+def ids(side: Side) -> list[str]:
+    return [taken.headers["id"] for taken in side.taken]
+
+
+def calls(client: redis.Redis, command: str) -> int:
+    """Return how often Redis was asked this so far."""
+    stats: Any = client.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 def popping(client: redis.Redis, side: Side) -> Any:
@@ -213,3 +227,65 @@ def test_what_a_pending_pop_has_taken_is_kept_when_it_is_told_to_end(client: red
     channel.end_pop()
     channel._brpop_read()
     assert len(side.taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("order", "popped"), [((INTERACTIVE, BULK), "asked"), ((BULK, INTERACTIVE), "bulk"), ((INTERACTIVE,), "asked")]
+)
+def test_the_pull_order_says_which_list_goes_first(
+    client: redis.Redis, side: Side, order: tuple[int, ...], popped: str
+) -> None:
+    client.lpush(QUEUE, message("asked"))
+    client.lpush(BULK_LIST, message("bulk", Priority.BULK))
+    side.order = order
+    side.connect()
+    take(side, 1)
+    assert ids(side) == [popped]
+
+
+def test_what_bulk_work_frees_it_takes_again_without_a_further_command(client: redis.Redis, side: Side) -> None:
+    side.order = (INTERACTIVE,)
+    channel = popping(client, side)
+    client.lpush(BULK_LIST, *(message(str(n), Priority.BULK) for n in range(3)))
+    side.connection.transport.cycle.on_poll_start()
+    assert side.taken == []
+    before = {command: calls(client, command) for command in ("brpop", "rpop", "client")}
+    room = iter([(INTERACTIVE, BULK), (INTERACTIVE, BULK), (INTERACTIVE,)])
+    side.connection.transport.pull_order = lambda: next(room)
+    side.connection.transport.cycle.on_poll_start()
+    assert ids(side) == ["0", "1"]
+    assert channel._in_poll
+    assert {command: calls(client, command) - count for command, count in before.items()} == {
+        "brpop": 0,
+        "rpop": 2,
+        "client": 0,
+    }
+
+
+def test_with_no_bulk_work_there_the_next_pop_waits_for_both_kinds(client: redis.Redis, side: Side) -> None:
+    side.order = (INTERACTIVE,)
+    channel = popping(client, side)
+    side.order = ALL_STEPS
+    before = calls(client, "rpop")
+    for _ in range(3):
+        side.connection.transport.cycle.on_poll_start()
+    assert calls(client, "rpop") == before + 1
+    with pytest.raises(Empty):
+        channel._brpop_read()
+    side.connection.transport.cycle.on_poll_start()
+    client.lpush(BULK_LIST, message("bulk", Priority.BULK))
+    take(side, 1)
+    assert ids(side) == ["bulk"]
+
+
+def test_an_interactive_message_that_came_with_the_last_bulk_one_is_taken_too(client: redis.Redis, side: Side) -> None:
+    side.order = (INTERACTIVE,)
+    popping(client, side)
+    client.lpush(BULK_LIST, message("bulk", Priority.BULK))
+    client.lpush(QUEUE, message("asked"))
+    room = iter([ALL_STEPS])
+    side.connection.transport.pull_order = lambda: next(room, (INTERACTIVE,))
+    side.connection.transport.cycle.on_poll_start()
+    take(side, 2)
+    assert sorted(ids(side)) == ["asked", "bulk"]
+    assert client.hlen("unacked") == 2

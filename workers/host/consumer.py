@@ -19,6 +19,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
+from workers.host.appetite import ALL_STEPS
 from workers.host.ledger import Ledger
 from workers.host.pool import EnginePool
 
@@ -51,6 +52,7 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         """Make a connection that is not yet open one of our own transport."""
         conn.transport_cls = "workers.host.transport:Transport"
         conn.ledger = self.ledger
+        conn.pull_order = self.pool.pull_order if isinstance(self.pool, EnginePool) else _all_steps
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         self._on_unreachable(exc, 0)
@@ -90,6 +92,10 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         # The worker of the loader and that of a node agent run Celery's solo pool, which is idle by now.
         if isinstance(self.pool, EnginePool):
             self.pool.pump()
+
+
+def _all_steps() -> tuple[int, ...]:
+    return ALL_STEPS
 
 
 def _drop(message: Any, reason: str) -> None:

@@ -26,7 +26,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent import futures
-from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
@@ -35,7 +34,9 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
+from workers.host.appetite import Peak, pull_order
 from workers.host.coroutine_task import Outcome, body_of, hand_over
+from workers.host.job import Job, Jobs
 from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
 
 log = logging.getLogger(__name__)
@@ -44,27 +45,6 @@ log = logging.getLogger(__name__)
 _DEATH_S = 3.5
 _CLOSE_S = 30.0
 EX_FAILURE = 1
-
-
-@dataclass(eq=False)
-class _Job:
-    """One task from acceptance to its last callback. `pid` only tells jobs apart."""
-
-    pid: int
-    target: Callable[..., Any]
-    args: tuple[Any, ...]
-    callback: Callable[..., Any] | None
-    timeout_callback: Callable[..., Any] | None
-    pool: EnginePool
-    started_at: float = field(default_factory=time.monotonic)
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    task: asyncio.Task[Any] | None = None
-    stop_reason: str | None = None
-    silent: bool = False
-
-    def terminate(self, signal: int | None = None) -> None:
-        """Celery calls this on a revoke; it does the bookkeeping itself."""
-        self.pool.terminate_job(self.pid, signal)
 
 
 class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
@@ -77,9 +57,10 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def on_start(self) -> None:
         """Load the engine and return when it can serve; only then does the consumer start."""
         self._hub: Any = get_event_loop()
-        self._jobs: dict[int, _Job] = {}
+        self._jobs = Jobs()
+        self._peak = Peak()
         self._pids = itertools.count(1)
-        self._posted: deque[tuple[Callable[[_Job, Any], None], _Job, Any]] = deque()
+        self._posted: deque[tuple[Callable[[Job, Any], None], Job, Any]] = deque()
         self._read_end, self._write_end = socket.socketpair()
         self._read_end.setblocking(False)
         self._write_end.setblocking(False)
@@ -111,12 +92,12 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         timeout: float | None = None,
         soft_timeout: float | None = None,
         **_: Any,
-    ) -> _Job:
-        job = _Job(next(self._pids), target, tuple(args), callback, timeout_callback, self)
-        self._jobs[job.pid] = job
+    ) -> Job:
+        job = Job(next(self._pids), target, tuple(args), callback, timeout_callback, self.terminate_job)
+        self._jobs.add(job)
         if accept_callback:
             accept_callback(job.pid, time.monotonic())
-        coroutine = body_of(self.app.tasks[args[0]], args[2])
+        coroutine = body_of(self.app.tasks[args[0]], job.request)
         limits = [(soft_timeout, self._on_soft_limit), (timeout, self._on_hard_limit)]
         self._loop.call_soon_threadsafe(self._spawn, job, coroutine, limits)
         return job
@@ -148,7 +129,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
 
     def on_terminate(self) -> None:
         """Abort what still runs, and close the engine."""
-        for job in list(self._jobs.values()):
+        for job in self._jobs.all():
             self._cancel(job, STOPPING)
         give_up = time.monotonic() + 2.0
         while self._jobs and time.monotonic() < give_up:
@@ -184,6 +165,19 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         """Return the limit on tasks held; Celery takes a message only below it (`worker_disable_prefetch`)."""
         return 0 if self._dying else self.resident.limit()
 
+    def pull_order(self) -> tuple[int, ...]:
+        """Return the priority steps whose lists are to be popped now, in their order."""
+        bulk = self._jobs.bulk
+        # What was taken and is not run yet, having been sent with a delay, takes a seat all the same.
+        others = max(self._jobs.interactive, len(worker_state.reserved_requests) - bulk)
+        return pull_order(
+            self.resident.shares,
+            seats=self.num_processes,
+            interactive=others,
+            bulk=bulk,
+            expected=self._peak.note(others, time.monotonic()),
+        )
+
     def die(self, reason: str) -> None:
         """End this process non-zero: at once when it can, by force when it hangs. From any thread."""
         if self._dying:
@@ -202,6 +196,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             **super()._get_info(),
             "max-concurrency": self.resident.limit(),
             "running": len(self._jobs),
+            "held": {"interactive": self._jobs.interactive, "bulk": self._jobs.bulk},
             "processes": [os.getpid()],
             "timeouts": [None, None],
             "engine": self.resident.facts(),
@@ -237,7 +232,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._thread.join(5)
 
     def _spawn(
-        self, job: _Job, coroutine: Coroutine[Any, Any, Any], limits: list[tuple[float | None, Callable[..., None]]]
+        self, job: Job, coroutine: Coroutine[Any, Any, Any], limits: list[tuple[float | None, Callable[..., None]]]
     ) -> None:
         """On the loop: start the coroutine, and send its outcome back when it ends.
 
@@ -254,19 +249,19 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             job.task.cancel(job.stop_reason)
         job.task.add_done_callback(lambda task: self._on_done(job, Outcome.of(task)))
 
-    def _on_done(self, job: _Job, outcome: Outcome) -> None:
+    def _on_done(self, job: Job, outcome: Outcome) -> None:
         for timer in job.timers:
             timer.cancel()
         self._post(self._finish, job, outcome)
 
-    def _post(self, call: Callable[[_Job, Any], None], job: _Job, with_: Any) -> None:
+    def _post(self, call: Callable[[Job, Any], None], job: Job, with_: Any) -> None:
         """From the loop: have `call(job, with_)` run on the hub."""
         self._posted.append((call, job, with_))
         # A full pipe holds wake-ups that the hub has not seen yet: one is enough.
         with contextlib.suppress(BlockingIOError):
             self._write_end.send(b"\0")
 
-    def _cancel(self, job: _Job, reason: str) -> None:
+    def _cancel(self, job: Job, reason: str) -> None:
         if job.stop_reason is not None:
             return  # a second cancellation would break off what the first one has it write
         job.stop_reason = reason
@@ -284,8 +279,8 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             except Exception:
                 log.exception("task not finished", extra={"event": "task_finish_failed"})
 
-    def _finish(self, job: _Job, outcome: Outcome) -> None:
-        if self._jobs.pop(job.pid, None) is None:
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        if not self._jobs.remove(job):
             return
         if job.silent:
             return
@@ -294,13 +289,13 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         if job.callback:
             job.callback((failed, result, time.monotonic() - job.started_at))
 
-    def _on_soft_limit(self, job: _Job, limit_s: float) -> None:
-        if job.timeout_callback and job.pid in self._jobs:
+    def _on_soft_limit(self, job: Job, limit_s: float) -> None:
+        if job.timeout_callback and job in self._jobs:
             job.timeout_callback(soft=True, timeout=limit_s)
             self._cancel(job, TIME_LIMIT)
 
-    def _on_hard_limit(self, job: _Job, limit_s: float) -> None:
-        if job.timeout_callback and job.pid in self._jobs:
+    def _on_hard_limit(self, job: Job, limit_s: float) -> None:
+        if job.timeout_callback and job in self._jobs:
             job.silent = True  # on_timeout stores the failure and acknowledges
             job.timeout_callback(soft=False, timeout=limit_s)
             self._cancel(job, TIME_LIMIT)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from workers.host.appetite import Shares
+
 # Why a task's coroutine was cancelled: the message of its CancelledError.
 TIME_LIMIT = "time limit"
 TERMINATED = "terminated"
@@ -22,6 +24,11 @@ Die = Callable[[str], None]
 
 class Resident(Protocol):
     """Coroutines run on the pool's loop; plain methods are called from Celery's main thread."""
+
+    @property
+    def shares(self) -> Shares:
+        """How seats are divided between interactive and bulk work."""
+        ...
 
     async def start(self) -> None:
         """Return when tasks may come. Whatever it raises ends the worker."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from queue import Empty
 from typing import Any
@@ -76,6 +77,8 @@ class Channel(stock.Channel):
         self._shaky = False
         self._refused = False
         self._popping: tuple[Any, int | None] = (None, None)  # a socket, and the number Redis knows it by
+        self._asked: tuple[int, ...] = ()  # the priority steps of the pending BRPOP
+        self._ending = False
         super().__init__(connection, **kwargs)
 
     def accepting(self) -> bool:
@@ -125,9 +128,44 @@ class Channel(stock.Channel):
     def end_pop(self) -> None:
         """Have Redis answer a pending BRPOP now. Whether with a message or without one is read as ever."""
         _, number = self._popping
-        if number is not None:
-            with self.conn_or_acquire() as client:
-                client.execute_command("CLIENT", "UNBLOCK", number)
+        if number is None:
+            self._ending = True  # as it will by itself, within a second
+            return
+        with self.conn_or_acquire() as client:
+            # Not when it was answered already, or Redis has yet to read it.
+            self._ending = bool(client.execute_command("CLIENT", "UNBLOCK", number))
+
+    def widen(self) -> None:
+        """Take from a list that has become welcome while a BRPOP on others is pending.
+
+        That one goes on: it has found its own lists empty, so nothing of theirs is passed
+        over. What it pops at the same moment is one message more than the order said, for
+        which the seats that bulk work leaves free are there; and of a list that is no
+        longer welcome it takes one message at most. Only when there is nothing to take
+        now is it ended, so that the next one waits for all. So a bulk request that
+        follows another into its seat costs an RPOP in place of a BRPOP, and nothing else.
+        """
+        while self._in_poll and len(self._asked) < len(self.priority_steps) and not self._ending and self.accepting():
+            fresh = [step for step in self.connection.pull_order() if step not in self._asked]
+            if not fresh:
+                return
+            if not self._pop_of(fresh):
+                self.end_pop()
+                return
+
+    def _pop_of(self, steps: list[int]) -> bool:
+        """Take a message of these priorities if there is one. Returns False when there is none."""
+        with self.conn_or_acquire() as client:
+            for key in (self._q_for_pri(queue, step) for step in steps for queue in self.active_queues):
+                try:
+                    item = client.rpop(key)
+                except redis.ResponseError as error:
+                    self._refuse(error)
+                    return True  # nobody knows
+                if item is not None:
+                    self._popped(key, item)
+                    return True
+        return False
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
@@ -158,7 +196,13 @@ class Channel(stock.Channel):
                 self._popping = (connection._sock, connection.read_response())
             except redis.ResponseError:  # an access list forbids it
                 self._popping = (connection._sock, None)
-        super()._brpop_start(timeout)
+        if not (queues := self._queue_cycle.consume(len(self.active_queues))):
+            return
+        # kombu asks for all steps, in their own order.
+        self._asked, self._ending = self.connection.pull_order(), False
+        keys = [self._q_for_pri(queue, step) for step in self._asked for queue in queues]
+        self._in_poll, self._brpop_sent_at = connection, time.monotonic()
+        connection.send_command("BRPOP", *keys, self.brpop_timeout if timeout is None else timeout)
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
@@ -175,10 +219,13 @@ class Channel(stock.Channel):
         if not reply:
             raise Empty
         key, item = reply
-        self.ledger.popped.append((key.decode(), item))
-        self._queue_cycle.rotate(self._queue_of(key.decode()))
-        self._hand_in()
+        self._popped(key.decode(), item)
         return True
+
+    def _popped(self, key: str, item: bytes) -> None:
+        self.ledger.popped.append((key, item))
+        self._queue_cycle.rotate(self._queue_of(key))
+        self._hand_in()
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
         try:
@@ -232,14 +279,25 @@ class Channel(stock.Channel):
         return key.rsplit(self.sep, 1)[0]
 
 
+class Poller(stock.MultiChannelPoller):
+    """Looks at every turn of the hub whether more lists have become welcome."""
+
+    def on_poll_start(self) -> None:
+        super().on_poll_start()
+        for channel in self._channels:
+            channel.widen()
+
+
 class Transport(stock.Transport):
-    """Of a connection that carries a `ledger`."""
+    """Of a connection that carries a `ledger`, and says by `pull_order` which priority steps are popped, in order."""
 
     Channel = Channel
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.ledger: Ledger = client.ledger
+        self.pull_order: Callable[[], tuple[int, ...]] = client.pull_order
         super().__init__(client, **kwargs)
+        self.cycle = Poller()
 
 
 def _dropped(queue: str, reason: str) -> None:

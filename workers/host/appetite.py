@@ -1,0 +1,86 @@
+"""Which of its lists a worker pops next, by what it holds already. Pure.
+
+Interactive work comes first; bulk work fills the seats that would be idle, and leaves a
+few of them free, so that an interactive request need not wait for one. A small part of
+the seats is bulk work's own: while it holds fewer, it comes first, so that it never starves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# kombu's priority steps, of which each has a list of its own (`priority_steps` in celeryconfig).
+INTERACTIVE, BULK = 0, 9
+ALL_STEPS = (INTERACTIVE, BULK)
+
+
+def is_bulk(priority: object) -> bool:
+    """Say whether a message of this priority stands in the bulk list. Without a proper one it is interactive."""
+    return isinstance(priority, int) and priority >= BULK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """How the seats of an engine are divided where both kinds of work want them. Parts of 1."""
+
+    share: float
+    """What bulk work keeps whoever else waits."""
+    headroom: float
+    """What bulk work leaves free."""
+
+    def guaranteed(self, seats: int) -> int:
+        """Return how many of `seats` are bulk work's own: at least one of several, none of one."""
+        if seats <= 1 or self.share <= 0:
+            return 0
+        return min(seats, max(1, round(self.share * seats)))
+
+    def fillable(self, seats: int) -> int:
+        """Return up to how many of `seats` may be taken for bulk work to take another."""
+        return seats - min(seats, math.floor(self.headroom * seats))
+
+
+class Peak:
+    """The most of something in the last second, or up to three. The time is an argument, in seconds of any clock.
+
+    Who talks to a model asks again soon: a seat that an interactive request has just left is
+    the next one's, and bulk work gets it only when nobody has come for it.
+    """
+
+    WINDOW_S = 1.0
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._before = self._now = 0
+
+    def note(self, value: int, now: float) -> int:
+        """Take in what it is now; return the most it was lately."""
+        if now - self._since >= self.WINDOW_S:
+            quiet = now - self._since >= 2 * self.WINDOW_S
+            self._before, self._now, self._since = (0 if quiet else self._now), 0, now
+        self._now = max(self._now, value)
+        return max(self._before, self._now)
+
+
+def pull_order(shares: Shares, *, seats: int, interactive: int, bulk: int, expected: int = 0) -> tuple[int, ...]:
+    """Return the priority steps to pop, the one to be served first in front, for a worker that holds so much.
+
+    `expected` is how much interactive work it may soon hold again.
+    """
+    if interactive + bulk >= seats:
+        return (INTERACTIVE,)
+    if bulk < shares.guaranteed(seats):
+        return (BULK, INTERACTIVE)
+    if max(interactive, expected) + bulk < shares.fillable(seats):
+        return (INTERACTIVE, BULK)
+    return (INTERACTIVE,)
+
+
+def spare(shares: Shares, *, seats: int, limit: int, interactive: int, bulk: int) -> int:
+    """Return how many bulk requests may be put back for interactive ones that wait.
+
+    None while there is room for those, which is below `limit`; and never bulk work's own part of `seats`.
+    """
+    if interactive + bulk < limit:
+        return 0
+    return max(0, bulk - shares.guaranteed(seats))
