@@ -34,11 +34,38 @@ class Resume:
     """How far another engine of the same model had come with a job when it was lost."""
 
     frames: int
-    """How many frames of the answer the client has; at least one."""
+    """How many frames of the answer the client has; at least one, but 0 where the job does not stream."""
     first: bytes
     """The first of them: an answer keeps its id and its time of creation."""
     trail: tuple[bytes, ...]
-    """Every `Frames.trail` that went with them, in order."""
+    """Every `Frames.trail` that went with them, in order. Of a job that does not stream, its latest `Progress` only."""
+
+
+class Progress:
+    """How far a run has come whose job does not stream, for whoever may have to go on with it.
+
+    The engine fills it in; whoever gave it the job reads it, on the same loop. A run that has
+    nothing to go on from (no token yet, structured output) leaves it empty.
+    """
+
+    __slots__ = ("_ask", "_kept")
+
+    def __init__(self) -> None:
+        self._ask: Callable[[], bytes | None] | None = None
+        self._kept: bytes | None = None
+
+    def follow(self, ask: Callable[[], bytes | None]) -> None:
+        """Have `ask` say how far the run is: bytes without a line break, of a form that only the engine knows."""
+        self._ask = ask
+
+    def freeze(self) -> None:
+        """Keep what there is now: the run is being broken off, and the engine is about to forget it."""
+        if self._ask is not None:
+            self._kept, self._ask = self._ask(), None
+
+    def now(self) -> bytes | None:
+        """Return how far the run is, or was when it was broken off; None: it cannot be continued from anywhere."""
+        return self._kept if self._ask is None else self._ask()
 
 
 def _nothing() -> None: ...
@@ -60,6 +87,8 @@ class Job:
     """Go on from here instead of starting: the next frame is the one after those the client has."""
     on_token: Callable[[], None] = _nothing
     """Called on the loop when the engine gives the first token of this run, also where nothing streams."""
+    progress: Progress = field(default_factory=Progress)
+    """Where the engine says how far it is with a job that does not stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +171,9 @@ class Engine(Protocol):
         closing the iterator, frees the request's seat at once.
 
         With `job.resume` no frame is repeated and usage counts the whole answer. Raises
-        RequestRefusedError ("engine_failed") when it cannot go on from there.
+        RequestRefusedError ("engine_failed") when it cannot go on from there; a job that does
+        not stream begins anew instead, since nobody has seen anything of it. `job.progress` of
+        such a job stays readable after the cancellation.
         """
         ...
 

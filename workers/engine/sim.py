@@ -16,7 +16,19 @@ from typing import Any
 import orjson
 
 from workers.engine.base import EngineLoad, Frames, Job, Result, SleepNeed
-from workers.engine.sim_answers import Plan, answer, embed, make_plan, pieces, pieces_sent, result, tag_of, token
+from workers.engine.sim_answers import (
+    Plan,
+    answer,
+    embed,
+    make_plan,
+    pieces,
+    pieces_sent,
+    progress,
+    result,
+    tag_of,
+    token,
+    tokens_given,
+)
 from workers.engine.sim_faults import NONE, Fault, fault_in
 from workers.registry import ModelSpec
 
@@ -69,7 +81,8 @@ class SimEngine:
             seats=seats,
             running=self._running,
             waiting=max(0, self._running - seats),
-            kv_usage=min(1.0, self._running / seats),
+            # Its seats run out first: a cache that is nearly full closes the gate before the last of them is taken.
+            kv_usage=min(1.0, 0.9 * self._running / seats),
         )
 
     async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
@@ -117,15 +130,28 @@ class SimEngine:
                 yield Frames(frames, b"%d" % number if plan.continuable else None)
 
     async def _whole(self, job: Job, plan: Plan, fault: Fault) -> None:
-        """Take as long as the answer takes."""
-        itl_ms = self._spec.sim.itl_ms
+        """Take as long as those tokens take that no earlier run has given."""
+        clock = asyncio.get_running_loop().time
+        itl_s, before = self._spec.sim.itl_ms / 1000, tokens_given(plan, job.resume)
+        left = plan.tokens - before
         await self._pause(self._spec.sim.ttft_ms)
         fault.after_tokens(0)
+        if not left:
+            return
+        first_at = clock()
+
+        def given() -> int:
+            return left if itl_s <= 0 else min(left, 1 + int((clock() - first_at) / itl_s))
+
+        job.progress.follow(lambda: progress(before + given()) if plan.continuable else None)
         job.on_token()
-        if fault.exit_after is not None and fault.exit_after <= plan.tokens:
-            await self._pause(itl_ms * (fault.exit_after - 1))
-            fault.after_tokens(fault.exit_after)
-        await self._pause(itl_ms * max(0, plan.tokens - 1))
+        try:
+            if fault.exit_after is not None and 0 < fault.exit_after <= left:
+                await _until(first_at + itl_s * (fault.exit_after - 1), clock())
+                fault.after_tokens(fault.exit_after)
+            await _until(first_at + itl_s * (left - 1), clock())
+        finally:
+            job.progress.freeze()
 
     async def _pause(self, ms: float) -> None:
         await asyncio.sleep(ms / 1000)

@@ -19,6 +19,9 @@ DEFAULT_MAX_TOKENS = 64
 DEFAULT_CONTEXT = 1_000_000
 EMBEDDING_SIZE = 16
 
+# Before what a whole answer leaves: another engine's numbers mean something else.
+_FORM = b"sim1:"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -79,7 +82,7 @@ def make_plan(spec: ModelSpec, job: Job, body: dict[str, Any], *, now_s: int) ->
         id=("chatcmpl-" if job.endpoint == "chat" else "cmpl-") + job.id,
         model=spec.id,
         endpoint=job.endpoint,
-        created=now_s if job.resume is None else _created(job.resume),
+        created=_created(job.resume) if job.stream and job.resume else now_s,
         tag=tag_of(prompt),
         prompt_tokens=words,
         tokens=asked,
@@ -102,6 +105,18 @@ def pieces_sent(plan: Plan, resume: Resume | None) -> int:
     if not 0 < sent <= plan.tokens + 3:
         raise _lost()
     return sent
+
+
+def progress(given: int) -> bytes:
+    """Return what an answer that does not stream leaves for its successor after so many tokens."""
+    return b"%b%d" % (_FORM, given)
+
+
+def tokens_given(plan: Plan, resume: Resume | None) -> int:
+    """Return how many tokens of a whole answer there are already; 0 where it has to begin anew."""
+    state = resume.trail[-1] if resume and resume.trail else b""
+    given = state.removeprefix(_FORM)
+    return min(int(given), plan.tokens) if state.startswith(_FORM) and given.isdigit() and plan.continuable else 0
 
 
 def _created(resume: Resume) -> int:

@@ -25,7 +25,16 @@ from typing import Any, NoReturn
 import psutil
 
 from workers.engine import vllm_answers, vllm_args, vllm_errors, vllm_memory, vllm_requests
-from workers.engine.base import EngineDeadError, EngineLoad, Frames, Job, RequestRefusedError, Result, SleepNeed
+from workers.engine.base import (
+    EngineDeadError,
+    EngineLoad,
+    Frames,
+    Job,
+    Progress,
+    RequestRefusedError,
+    Result,
+    SleepNeed,
+)
 from workers.engine.orphan import new_scratch
 from workers.engine.vllm_gauges import Gauges
 from workers.engine.vllm_pulse import CPU_STEP_S, GPU_STEP_S, Pulse
@@ -112,6 +121,8 @@ class VllmEngine:
             raise vllm_errors.unsupported(job.endpoint, self.endpoints, self._spec.id)
         request = self._request(route, job)
         tape = Tape(job)
+        if not job.stream:
+            job.progress.follow(tape.progress)
         # The handlers leave their token counts in the state of an HTTP request.
         http = Request({"type": "http", "headers": [], "state": {}})
         self._in_flight += 1
@@ -250,7 +261,7 @@ class VllmEngine:
         """Return vLLM's answer to one job: a generator of frames, or a whole response."""
         noting = TAPE.set(tape)
         try:
-            answer = await (handling if job.stream else _cancellable(handling))
+            answer = await (handling if job.stream else _cancellable(handling, job.progress))
         except Exception as exc:  # noqa: BLE001 - the boundary to vLLM: a bad request may raise anything
             self._raise_for(job, exc)
         finally:
@@ -273,8 +284,8 @@ class VllmEngine:
         raise vllm_errors.refusal(job.endpoint, status, message, param) from None
 
 
-async def _cancellable(handling: Coroutine[Any, Any, Any]) -> Any:
-    """Run a handler to its end, or to our cancellation.
+async def _cancellable(handling: Coroutine[Any, Any, Any], progress: Progress) -> Any:
+    """Run a handler to its end, or to our cancellation, at which `progress` is kept.
 
     vLLM turns a cancellation into an answer of its own. In a task beside ours it may;
     ours keeps the cancellation, and the reason in its message.
@@ -283,6 +294,7 @@ async def _cancellable(handling: Coroutine[Any, Any, Any]) -> Any:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        progress.freeze()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise

@@ -8,7 +8,8 @@ engine continues each choice that has not ended, from prompt and tokens so far.
 Greedy answers go on with the same text. A sampled one goes on validly, but with other
 draws, also where it has a seed; presence and frequency penalties count from the move on
 (the tokens before it are prompt to the engine). Log probabilities of outputs played
-again are empty, which nobody sees: their frames have been sent.
+again are empty, which nobody sees: their frames have been sent. An answer that does not
+stream is made of all its tokens at its end, so where they were asked for it begins anew.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
 from vllm.utils.async_utils import merge_async_iterators
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
@@ -49,11 +52,13 @@ class NotingClient:
         tape = TAPE.get()
         if tape is None:
             return self._llm.generate(prompt, sampling_params, request_id, **options)  # type: ignore[no-any-return]
-        if not tape.streams:
-            return self._whole(tape, prompt, sampling_params, request_id, **options)
         if sampling_params.structured_outputs is not None or prompt.get("type") not in _CONTINUABLE:
             tape.seal()
-        return self._noted(tape, tape.next_prompt(), prompt, sampling_params, request_id, **options)
+        if tape.streams:
+            return self._noted(tape, tape.next_prompt(), prompt, sampling_params, request_id, **options)
+        if sampling_params.logprobs is not None or sampling_params.prompt_logprobs is not None:
+            tape.seal()
+        return self._whole(tape, tape.next_prompt(), prompt, sampling_params, request_id, **options)
 
     def after_step(self) -> None:
         """Report the first tokens of answers that do not stream: vLLM gives those only when they are whole.
@@ -70,16 +75,42 @@ class NotingClient:
                 asyncio.get_running_loop().call_soon(tape.token)
 
     async def _whole(
-        self, tape: Tape, prompt: Any, params: Any, request_id: str, **options: Any
+        self, tape: Tape, number: int, prompt: Any, params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
+        """Yield the one output that vLLM gives of a prompt whose answer does not stream."""
+        if tape.past and not tape.sealed:
+            choices = _Choices(self._llm, prompt, params, request_id, options)
+            if choices.take_over(tape, number):
+                tape.follow(number, choices.so_far)
+                async with contextlib.aclosing(choices.go_on()) as outputs:
+                    async for _ in outputs:
+                        tape.token()
+                yield choices.whole()
+                return
+        tape.follow(number, lambda: self._so_far(request_id))
         self._silent[request_id] = tape
         try:
             async with contextlib.aclosing(self._llm.generate(prompt, params, request_id, **options)) as outputs:
                 async for output in outputs:
                     tape.token()
+                    tape.follow(number, partial(list, output.outputs))
                     yield output
         finally:
             self._silent.pop(request_id, None)
+
+    def _so_far(self, request_id: str) -> list[Any]:
+        """Return what vLLM's engine has given of a prompt, for `vllm_trail.encode`."""
+        processor = self._llm.output_processor
+        found: dict[int, Any] = {}
+        for id_ in processor.external_req_ids.get(request_id, ()):
+            if (state := processor.request_states.get(id_)) is None:
+                continue
+            if state.parent_req is not None:  # it keeps the choices that have ended until all have
+                found |= {ended.index: ended for ended in state.parent_req.output_aggregator if ended is not None}
+            if tokens := state.detokenizer.output_token_ids:
+                index = state.request_index
+                found[index] = SimpleNamespace(index=index, token_ids=tokens, finish_reason=None, stop_reason=None)
+        return list(found.values())
 
     async def _noted(
         self, tape: Tape, number: int, prompt: Any, params: Any, request_id: str, **options: Any
@@ -152,6 +183,38 @@ class _Choices:
             finished=False,
         )
 
+    def take_over(self, tape: Tape, number: int) -> bool:
+        """Take in what was said of a whole answer. Returns whether the engine can go on from there."""
+        vocabulary = self._llm.vllm_config.model_config.get_vocab_size()
+        try:
+            _check_reach(tape, self._params.n)
+            for _, output in tape.past_of(number):
+                for said in output.said:
+                    if max(said.tokens, default=0) >= vocabulary:
+                        raise TrailError("the trail is that of another model")
+                    self._choices[said.choice].replay(said)
+            for choice in self._choices:
+                if not choice.ended:
+                    _rest_of(self._params, choice)
+        except TrailError:
+            return False
+        return True
+
+    def so_far(self) -> list[Any]:
+        """Return the choices that have begun, for `vllm_trail.encode`."""
+        return [choice for choice in self._choices if choice.token_ids or choice.ended]
+
+    def whole(self) -> Any:
+        """Return what the engine would have given at the end of an undisturbed run."""
+        return RequestOutput(
+            request_id=self._request_id,
+            prompt=self._prompt.get("prompt"),
+            prompt_token_ids=self._ids,
+            prompt_logprobs=None,
+            outputs=[choice.whole() for choice in self._choices],
+            finished=True,
+        )
+
     async def go_on(self) -> AsyncGenerator[Any, None]:
         """Yield the engine's outputs for whatever has not ended."""
         runs = [self._continue(choice) for choice in self._choices if not choice.ended]
@@ -162,7 +225,7 @@ class _Choices:
                 yield output
 
     async def _continue(self, choice: _Choice) -> AsyncGenerator[Any, None]:
-        prompt = {**self._prompt, "prompt_token_ids": [*self._ids, *choice.tokens]}
+        prompt = {**self._prompt, "prompt_token_ids": [*self._ids, *choice.token_ids]}
         prompt.pop("prompt_token_offsets", None)
         params = _rest_of(self._params, choice)
         run = self._llm.generate(prompt, params, self._request_id, **self._options)
@@ -179,7 +242,7 @@ class _Choices:
 
 def _rest_of(params: Any, choice: _Choice) -> Any:
     """Return what the engine is asked for when the choice's tokens so far are its prompt."""
-    given = len(choice.tokens)
+    given = len(choice.token_ids)
     rest = params.clone()
     rest.max_tokens = params.max_tokens - given
     if rest.max_tokens < 1:
@@ -188,8 +251,9 @@ def _rest_of(params: Any, choice: _Choice) -> Any:
     if params.n > 1:
         rest.n = 1
         rest.seed = None if params.seed is None else params.seed + choice.index  # as vLLM does
-    # Looked for here, in a text that begins before the move.
+    # Looked for here, in a text that begins before the move: so each token must come at once.
     rest.stop = []
+    rest.output_kind = RequestOutputKind.DELTA
     rest.prompt_logprobs = None
     rest.prompt_logprob_token_ids = None
     return rest
@@ -200,12 +264,28 @@ class _Choice:
 
     def __init__(self, index: int, tokenizer: Any, prompt_ids: list[int], params: Any) -> None:
         self.index = index
-        self.tokens: list[int] = []
-        self.ended = False
+        self.token_ids: list[int] = []
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
         request = SimpleNamespace(
             request_id="", prompt_token_ids=prompt_ids, prompt_embeds=None, sampling_params=params
         )
         self._text = IncrementalDetokenizer.from_new_request(tokenizer if params.detokenize else None, request)
+
+    @property
+    def ended(self) -> bool:
+        return self.finish_reason is not None
+
+    def whole(self) -> Any:
+        return CompletionOutput(
+            index=self.index,
+            text=self._text.get_next_output_text(True, False),
+            token_ids=self.token_ids,
+            cumulative_logprob=None,
+            logprobs=None,
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+        )
 
     def replay(self, said: Said) -> tuple[str, list[int], str | None, int | str | None]:
         finish = None if said.finish == TEXT else said.finish
@@ -233,6 +313,7 @@ class _Choice:
         if stop is not None:
             kept = kept[: self._text.num_output_tokens() - before]
             finish, reason = "stop", stop
-        self.tokens += kept
-        self.ended = finish is not None
+        self.token_ids += kept
+        if finish is not None:
+            self.finish_reason, self.stop_reason = finish, reason
         return self._text.get_next_output_text(self.ended, True), kept, finish, reason

@@ -5,13 +5,17 @@ layer takes from the engine is noted (`heard`) and goes out as the trail of the 
 frame. A job that goes on plays the tape of the earlier runs to the serving layer first,
 so that its parsers, counts and the role come to where they were; the frames that come
 of it are those the client has, and are counted instead of sent.
+
+An answer that does not stream has no frames. Its tape can be asked at any time for all
+that the engine has said of it, and one that goes on from there has seen no client: where
+it cannot, it begins anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from workers.engine.base import Frames, Job, RequestRefusedError
@@ -21,6 +25,8 @@ from workers.engine.vllm_trail import Output, TrailError, decode, encode
 _HEAD = re.compile(r'data: \{"id":"[^"]*","object":"[^"]*","created":\d+')
 # Inside generated text the quotes would be escaped.
 _TOOL_CALL = '"tool_calls":'
+# Before what a whole answer leaves: another engine's numbers are no tokens.
+_FORM = b"vllm1:"
 
 
 def lost() -> RequestRefusedError:
@@ -45,7 +51,11 @@ class Tape:
         trail is that of its frames."""
         self.past: list[Output] = []
         """What the earlier runs said."""
-        if job.resume is not None:
+        self._said: dict[int, Callable[[], Sequence[Any]]] = {}
+        self._latest: dict[int, str] = {}
+        if not job.stream:
+            self.past = _past_of_whole(job)
+        elif job.resume is not None:
             self._skip = job.resume.frames
             head = _HEAD.match(job.resume.first.decode())
             if head is None:
@@ -62,6 +72,10 @@ class Tape:
     @property
     def streams(self) -> bool:
         return self._job.stream
+
+    @property
+    def sealed(self) -> bool:
+        return self._sealed
 
     def next_prompt(self) -> int:
         """Number a prompt, as vLLM's serving layer asks for its answer."""
@@ -85,6 +99,20 @@ class Tape:
             self.token()
         if not self._sealed:
             self._noted.append(encode(prompt, completions))
+
+    def follow(self, prompt: int, said: Callable[[], Sequence[Any]]) -> None:
+        """Have `said` tell what there is of a prompt's choices (`CompletionOutput`s, whole), where nothing streams."""
+        self._said[prompt] = said
+
+    def progress(self) -> bytes | None:
+        """Return what another engine needs to go on with an answer that does not stream; see `Progress`."""
+        if self._sealed or len(self._said) < self.prompts:
+            return None
+        for prompt, said in self._said.items():
+            # Of a choice that has just ended the engine knows nothing any more, and its output is on the way.
+            if completions := said():
+                self._latest[prompt] = encode(prompt, completions)
+        return _FORM + ";".join(self._latest.values()).encode() if self._latest else None
 
     def past_of(self, prompt: int) -> Iterator[tuple[int, Output]]:
         """Yield a prompt's outputs with their places in the whole order."""
@@ -123,3 +151,14 @@ class Tape:
         """Raises RequestRefusedError if the client has more frames than there were."""
         if self._skip:
             raise lost()
+
+
+def _past_of_whole(job: Job) -> list[Output]:
+    """Return what earlier runs of a job that does not stream have left; nothing where it cannot be read."""
+    state = job.resume.trail[-1] if job.resume and job.resume.trail else b""
+    if not state.startswith(_FORM):
+        return []
+    try:
+        return decode([state.removeprefix(_FORM)])
+    except TrailError:
+        return []
