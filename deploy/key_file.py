@@ -11,13 +11,13 @@ import click
 
 from deploy.errors import CommandError
 from webapp import api_keys
-from webapp.api_keys import Role
+from webapp.api_keys import Priorities, Role
 
 
-def add(path: Path, name: str, role: str) -> None:
+def add(path: Path, name: str, role: str, priorities: str) -> None:
     """Print the key alone on stdout, so that it can be piped, and everything else on stderr."""
     with _readable():
-        key = api_keys.add(path, name, Role(role))
+        key = api_keys.add(path, name, Role(role), Priorities(priorities))
     whose = f"{name}, an operator" if role == Role.OPERATOR else name
     click.echo(f"Key for {whose}, shown this once; {path} keeps only its hash:", err=True)
     click.echo(key)
@@ -32,7 +32,8 @@ def show(path: Path) -> None:
         entries = api_keys.read(path)
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
-        click.echo(f"{entry.name:<{width}}  {entry.role.value:<8}  made {entry.created}")
+        rights = f"{entry.role.value:<8}  {entry.priorities.value:<11}"
+        click.echo(f"{entry.name:<{width}}  {rights}  made {entry.created}")
 
 
 def remove(path: Path, name: str) -> None:

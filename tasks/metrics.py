@@ -60,6 +60,8 @@ E2E_LATENCY = Histogram(
 )
 PROMPT_TOKENS = Counter("celerity_prompt_tokens", "Tokens read, of answers that completed.", ["model"])
 GENERATION_TOKENS = Counter("celerity_generation_tokens", "Tokens generated, of answers that completed.", ["model"])
+UPLOADED_BYTES = Counter("celerity_files_uploaded_bytes", "Content of files that were taken in.")
+BATCHES = Counter("celerity_batches_created", "Batches that were made by HTTP.", ["endpoint"])
 
 _CODES = frozenset(error.code for error in every_error()) | {"ok", "detached"}
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from tasks.errors import InvalidRequestError
 from tasks.loader.operations import Operations, Ordered
 from tasks.openai import strict_json
-from webapp import request_body
+from webapp import auth, request_body
 from webapp.gateway import Gateway
 
 _MAX_BODY_BYTES = 1000
@@ -33,11 +33,11 @@ def blueprint(gateway: Gateway, operations: Operations) -> Blueprint:
 
     @routes.post("/models/<path:name>/load")
     def load(name: str) -> Response:
-        return ordered(operations.load(gateway.registry, name, by=_caller()))
+        return ordered(operations.load(gateway.registry, name, by=auth.caller()))
 
     @routes.post("/models/<path:name>/unload")
     def unload(name: str) -> Response:
-        return ordered(operations.unload(gateway.registry, name, by=_caller()))
+        return ordered(operations.unload(gateway.registry, name, by=auth.caller()))
 
     @routes.get("/loader")
     def loader() -> Response:
@@ -47,7 +47,7 @@ def blueprint(gateway: Gateway, operations: Operations) -> Blueprint:
     def switch() -> Response:
         """The kill switch."""
         automatic = _automatic()
-        operations.switch(automatic=automatic, by=_caller())
+        operations.switch(automatic=automatic, by=auth.caller())
         return _json({"automatic": automatic})
 
     def ordered(order: Ordered) -> Response:
@@ -63,11 +63,6 @@ def _automatic() -> bool:
     if fields.keys() != {"automatic"} or not isinstance(automatic, bool):
         raise InvalidRequestError('Send {"automatic": true} or {"automatic": false}.', param="automatic")
     return automatic
-
-
-def _caller() -> str:
-    name: str = g.get("caller", "")
-    return name
 
 
 def _json(document: dict[str, Any], status: int = 200) -> Response:

@@ -1,8 +1,9 @@
 """API keys: a file of hashes, checked from memory.
 
-One line a key: `NAME SHA256 CREATED [ROLE]`, the hash in hex, the time in UTC; `#` begins
-a comment. A line without a role is a user's. A key itself is shown once, when it is made,
-and kept nowhere. It has 256 random bits, so a plain hash cannot be turned round.
+One line a key: `NAME SHA256 CREATED [ROLE] [PRIORITIES]`, the hash in hex, the time in
+UTC; `#` begins a comment. A line without a role is a user's, one without priorities may
+use any. A key itself is shown once, when it is made, and kept nowhere. It has 256 random
+bits, so a plain hash cannot be turned round.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+
+from tasks.queues import Priority
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,22 @@ class Role(StrEnum):
     OPERATOR = "operator"  # that, and /admin
 
 
+class Priorities(StrEnum):
+    """Which priorities a key may ask for. The names are in the file."""
+
+    ANY = "any"
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+    def allow(self, priority: Priority) -> bool:
+        return self is Priorities.ANY or self.name == priority.name
+
+    @property
+    def usual(self) -> Priority:
+        """What a request has that does not say."""
+        return Priority.BULK if self is Priorities.BULK else Priority.INTERACTIVE
+
+
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
     """One line of the file."""
@@ -51,9 +70,10 @@ class KeyEntry:
     digest: bytes
     created: str
     role: Role = Role.USER
+    priorities: Priorities = Priorities.ANY
 
 
-def add(path: Path, name: str, role: Role = Role.USER) -> str:
+def add(path: Path, name: str, role: Role = Role.USER, priorities: Priorities = Priorities.ANY) -> str:
     """Make a key called `name`, write its hash into `path` and return it.
 
     Raises KeyFileError when the name is taken or malformed, or the file is not ours.
@@ -69,9 +89,7 @@ def add(path: Path, name: str, role: Role = Role.USER) -> str:
             text += "\n"
         key = PREFIX + secrets.token_urlsafe(32)
         created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        # A user's line stays as it was before there were roles, so that an older gateway can read it.
-        suffix = "" if role is Role.USER else f" {role}"
-        _replace(path, f"{text}{name} {_digest(key).hex()} {created}{suffix}\n")
+        _replace(path, f"{text}{name} {_digest(key).hex()} {created}{_rights(role, priorities)}\n")
     return key
 
 
@@ -97,18 +115,41 @@ def read(path: Path) -> list[KeyEntry]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) not in (3, 4) or not _NAME.fullmatch(words[0]) or not _HASH.fullmatch(words[1]):
-            raise KeyFileError(f"{path}, line {number}: 'NAME SHA256 CREATED [ROLE]' is expected")
-        role = words[3] if len(words) == 4 else Role.USER.value
-        if role not in _ROLES:
-            raise KeyFileError(f"{path}, line {number}: the role is {role!r}; it can be {' or '.join(_ROLES)}")
-        if words[0] in entries:
-            raise KeyFileError(f"{path}, line {number}: the name {words[0]} is taken already")
-        entries[words[0]] = KeyEntry(words[0], bytes.fromhex(words[1]), words[2], Role(role))
+        try:
+            entry = _entry(words)
+        except ValueError as error:
+            raise KeyFileError(f"{path}, line {number}: {error}") from None
+        if entry.name in entries:
+            raise KeyFileError(f"{path}, line {number}: the name {entry.name} is taken already")
+        entries[entry.name] = entry
     return list(entries.values())
 
 
 _ROLES = tuple(role.value for role in Role)
+_PRIORITIES = tuple(priorities.value for priorities in Priorities)
+
+
+def _entry(words: list[str]) -> KeyEntry:
+    """Raises ValueError with what is wrong."""
+    if not 3 <= len(words) <= 5 or not _NAME.fullmatch(words[0]) or not _HASH.fullmatch(words[1]):
+        raise ValueError("'NAME SHA256 CREATED [ROLE] [PRIORITIES]' is expected")
+    rights = words[3:]
+    role = Role.USER.value if not rights or rights[0] in _PRIORITIES else rights.pop(0)
+    if role not in _ROLES:
+        raise ValueError(f"the role is {role!r}; it can be {' or '.join(_ROLES)}")
+    priorities = rights.pop(0) if rights else Priorities.ANY.value
+    if priorities not in _PRIORITIES:
+        raise ValueError(f"the priorities are {priorities!r}; they can be {', '.join(_PRIORITIES)}")
+    if rights:
+        raise ValueError(f"nothing is expected behind {priorities!r}")
+    return KeyEntry(words[0], bytes.fromhex(words[1]), words[2], Role(role), Priorities(priorities))
+
+
+def _rights(role: Role, priorities: Priorities) -> str:
+    """Return the end of a line. It says no more than it has to, so that an older gateway can read it too."""
+    if priorities is not Priorities.ANY:
+        return f" {role} {priorities}"
+    return "" if role is Role.USER else f" {role}"
 
 
 class KeyRing:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from tasks import metrics
+from tasks.bulk.desk import Desk
 from tasks.errors import ServingError
 from tasks.loader.operations import Operations
 from tasks.records.site_metrics import SiteMetrics
@@ -15,21 +18,28 @@ from tasks.requests.dispatch import Dispatcher
 from tasks.settings import Settings
 from webapp import admin, auth, health, request_ids
 from webapp.api_keys import KeyRing
+from webapp.bulk_desk import BulkDesk, ledger_desk
 from webapp.gateway import Gateway, Registries
-from webapp.openai import chat, completions, embeddings, errors, models, requests
+from webapp.openai import batches, chat, completions, embeddings, errors, files, models, requests
 
 log = logging.getLogger(__name__)
 
 
 def create_app(
-    settings: Settings, registries: Registries, dispatcher: Dispatcher, keys: KeyRing | None = None
+    settings: Settings,
+    registries: Registries,
+    dispatcher: Dispatcher,
+    keys: KeyRing | None = None,
+    desk: Callable[[], Desk] | None = None,
 ) -> Flask:
     """Build the application. `keys` None asks for no key: see `webapp.exposure`.
 
+    `desk` builds what bulk work is handed in to; None: the ledger of `settings`.
     Its `Gateway` is at `app.extensions["celerity"]`.
     """
     app = Flask(__name__, static_folder=None)
-    gateway = Gateway(settings=settings, registries=registries, dispatcher=dispatcher)
+    bulk = BulkDesk(desk or functools.partial(ledger_desk, settings))
+    gateway = Gateway(settings=settings, registries=registries, dispatcher=dispatcher, desk=bulk)
     app.extensions["celerity"] = gateway
     app.url_map.strict_slashes = False
     # `/v1//models` is nobody's route, and a redirect would lose the body.
@@ -38,7 +48,7 @@ def create_app(
     # The id comes first, so that a refused key has one too.
     app.before_request(_name_request)
     auth.install(app, keys)
-    for resource in (chat, completions, embeddings, requests, models):
+    for resource in (chat, completions, embeddings, requests, models, files, batches):
         app.register_blueprint(resource.blueprint(gateway))
     operations = Operations.over(settings.redis_url)
     app.register_blueprint(health.blueprint(gateway, SiteMetrics(lambda: operations.status(gateway.registry))))

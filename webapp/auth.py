@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from flask import Flask, g, request
 
 from tasks.errors import ForbiddenOriginError, InvalidApiKeyError, OperatorKeyRequiredError
-from webapp.api_keys import KeyRing, Role
+from webapp.api_keys import KeyRing, Priorities, Role
 
 _OPEN = frozenset({"/live", "/health"})
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{1,512})")
@@ -40,7 +40,19 @@ def install(app: Flask, keys: KeyRing | None) -> None:
             raise OperatorKeyRequiredError(
                 "This needs the key of an operator: one made with 'celerity keys add NAME --role operator'."
             )
-        g.caller = entry.name
+        g.caller, g.priorities = entry.name, entry.priorities
+
+
+def caller() -> str:
+    """Return the name of the key that the current request came with; "" where none is asked for."""
+    name: str = g.get("caller", "")
+    return name
+
+
+def priorities() -> Priorities:
+    """Return which priorities the current request may ask for."""
+    allowed: Priorities = g.get("priorities", Priorities.ANY)
+    return allowed
 
 
 def _require_own_pages() -> None:

@@ -80,7 +80,8 @@ class ClientConnection:
             return self._recv(size, flags, left)
         if left <= 0:
             raise TimeoutError("body deadline")
-        self._sock.settimeout(left)
+        # Who was given more time by `allow_body` may still not fall silent.
+        self._sock.settimeout(min(left, self._limits.body_s))
         return bytes(self._sock.recv(size, flags))
 
     def _recv(self, size: int, flags: int, within_s: float) -> bytes:
@@ -124,6 +125,10 @@ class ClientConnection:
         self._holding = True
         self._phase = _Phase.BODY
         self._deadline = time.monotonic() + self._limits.body_s
+
+    def allow_body(self, within_s: float) -> None:
+        """Give the body `within_s` from now on, as long as the client is not silent for `body_s` in between."""
+        self._deadline = time.monotonic() + within_s
 
     def end_request(self) -> None:
         """The answer has been written, and the body was read to its end."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tasks.errors import ServiceUnavailableError
+
 
 class Drain:
     """The state of one process. It never goes back."""
@@ -19,6 +21,11 @@ class Drain:
 
     def begin(self) -> None:
         self.began = True
+
+    def refuse_new(self) -> None:
+        """Raise ServiceUnavailableError once it has begun."""
+        if self.began:
+            raise ServiceUnavailableError("The server is shutting down; repeat the request.")
 
     def expire(self) -> None:
         """Stop every open answer. `began` is then true as well."""

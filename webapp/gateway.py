@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tasks.requests.dispatch import Dispatcher
 from tasks.settings import Settings
+from webapp.bulk_desk import BulkDesk
 from webapp.drain import Drain
 from workers.registry import Registry
 
@@ -27,6 +28,7 @@ class Gateway:
     settings: Settings
     registries: Registries
     dispatcher: Dispatcher
+    desk: BulkDesk
     drain: Drain = field(default_factory=Drain)
     clock: Callable[[], float] = time.monotonic
     luck: Callable[[], float] = random.random

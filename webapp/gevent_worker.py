@@ -67,6 +67,12 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self.worker_connections = settings.gateway_connections + _SPARE_CONNECTIONS
         self._app, self.wsgi = self.wsgi, self._call_app
 
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self._gateway.desk.close()
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection = ClientConnection(client, self._limits)
         if len(self._connections) >= _CROWDED * self._gateway.settings.gateway_connections:

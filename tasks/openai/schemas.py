@@ -95,7 +95,7 @@ class _EngineSchema(RequestSchema):
     user = Text(512)
     metadata = Ignored()
     store = Ignored()
-    service_tier = Ignored()
+    service_tier = OneOf("auto", "default", "flex", "priority", "scale")
     safety_identifier = Ignored()
     prompt_cache_key = Ignored()
     prompt_cache_retention = Ignored()

@@ -88,7 +88,7 @@ def test_a_key_is_shown_once_and_works(tmp_path: Path) -> None:
     assert api_keys.KeyRing(file).name_of(key) == "alice"
     assert key not in file.read_text()
     assert "start it with" not in made.stderr
-    assert run("keys", "list", **{KEYS: str(file)}).stdout.startswith("alice  user      made 2")
+    assert run("keys", "list", **{KEYS: str(file)}).stdout.startswith("alice  user      any          made 2")
     assert run("keys", "remove", "alice", **{KEYS: str(file)}).exit_code == 0
     assert run("keys", "list", **{KEYS: str(file)}).stdout == ""
 
@@ -100,7 +100,16 @@ def test_a_key_can_be_an_operators(tmp_path: Path) -> None:
     assert entry is not None
     assert (entry.name, entry.role) == ("root", api_keys.Role.OPERATOR)
     assert "an operator" in made.stderr
-    assert run("keys", "list", **{KEYS: str(file)}).stdout.startswith("root  operator  made 2")
+    assert run("keys", "list", **{KEYS: str(file)}).stdout.startswith("root  operator  any          made 2")
+
+
+def test_a_key_can_be_for_bulk_work_only(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    made = run("keys", "add", "night", "--priority", "bulk", **{KEYS: str(file)})
+    entry = api_keys.KeyRing(file).entry_of(made.stdout.strip())
+    assert entry is not None
+    assert entry.priorities is api_keys.Priorities.BULK
+    assert run("keys", "list", **{KEYS: str(file)}).stdout.startswith("night  user      bulk         made 2")
 
 
 def test_a_file_that_no_gateway_reads_is_pointed_out(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tasks.settings import Settings
+from tests.fake_desk import FakeDesk
 from tests.fakes import FakeDispatcher, FakeRegistries
 from webapp.api_keys import KeyRing
 from webapp.app import create_app
@@ -33,7 +34,14 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 def make_app(folder: Path, dispatcher: FakeDispatcher, keys: KeyRing | None = None, **settings: Any) -> Flask:
     registries = FakeRegistries(settings.pop("registry", REGISTRY))
-    app = create_app(Settings(state_dir=folder, redis_url="unix:///nowhere", **settings), registries, dispatcher, keys)
+    desk: FakeDesk | None = settings.pop("desk", None)
+    app = create_app(
+        Settings(state_dir=folder, redis_url="unix:///nowhere", **settings),
+        registries,
+        dispatcher,
+        keys,
+        desk=None if desk is None else lambda: desk,
+    )
     app.testing = False  # errors are answered, not raised into the test
     return app
 

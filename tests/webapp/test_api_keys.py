@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import FakeClock
 from webapp import api_keys
-from webapp.api_keys import KeyFileError, KeyRing, Role
+from webapp.api_keys import KeyFileError, KeyRing, Priorities, Role
 
 
 @pytest.fixture
@@ -97,6 +97,45 @@ def test_a_role_that_is_none_is_named(path: Path) -> None:
     path.parent.mkdir()
     path.write_text(f"alice {'0' * 64} now king\n")
     with pytest.raises(KeyFileError, match="line 1: the role is 'king'; it can be user or operator"):
+        api_keys.read(path)
+
+
+def test_a_line_says_no_more_than_an_older_gateway_can_read(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text(f"old {'0' * 64} now\nroot {'1' * 64} now operator\nterse {'2' * 64} now bulk\n")
+    api_keys.add(path, "alice")
+    api_keys.add(path, "chat", priorities=Priorities.INTERACTIVE)
+    api_keys.add(path, "night", Role.OPERATOR, Priorities.BULK)
+    assert {entry.name: (entry.role, entry.priorities) for entry in api_keys.read(path)} == {
+        "old": (Role.USER, Priorities.ANY),
+        "root": (Role.OPERATOR, Priorities.ANY),
+        "terse": (Role.USER, Priorities.BULK),
+        "alice": (Role.USER, Priorities.ANY),
+        "chat": (Role.USER, Priorities.INTERACTIVE),
+        "night": (Role.OPERATOR, Priorities.BULK),
+    }
+    assert [line.split()[3:] for line in path.read_text().splitlines()] == [
+        [],
+        ["operator"],
+        ["bulk"],
+        [],
+        ["user", "interactive"],
+        ["operator", "bulk"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rights", "wrong"),
+    [
+        ("user night", "the priorities are 'night'; they can be any, interactive, bulk"),
+        ("bulk user", "nothing is expected behind 'bulk'"),
+        ("user bulk more", "'NAME SHA256 CREATED \\[ROLE\\] \\[PRIORITIES\\]' is expected"),
+    ],
+)
+def test_priorities_that_are_none_are_named(path: Path, rights: str, wrong: str) -> None:
+    path.parent.mkdir()
+    path.write_text(f"alice {'0' * 64} now {rights}\n")
+    with pytest.raises(KeyFileError, match=f"line 1: {wrong}"):
         api_keys.read(path)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Response, g, request
 
-from tasks.errors import ContextLengthExceededError, ServiceUnavailableError
+from tasks.errors import ContextLengthExceededError
 from tasks.messages import Call, Endpoint
 from tasks.openai import strict_json
 from tasks.openai.fields import RequestSchema
@@ -15,11 +15,12 @@ from tasks.openai.prompts import tokens_at_least
 from tasks.requests.cold_start import Deferred
 from tasks.requests.dispatch import Answer
 from tasks.requests.routing import route
-from webapp import request_body, sse
+from webapp import auth, request_body, sse
 from webapp.gateway import Gateway
 from webapp.openai import cold_answer, request_state
 from webapp.openai.following import follow, limits_of, streamed, whole
 from webapp.openai.preferences import Delivery, delivery_of
+from webapp.openai.priorities import priority_of
 from webapp.openai.relay import Followed
 from webapp.openai.resumption import NumberedAnswer
 from webapp.openai.tally import DETACHED, Account, Reading, Tally
@@ -31,9 +32,9 @@ def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Respon
     raw = request_body.read(request.environ, gateway.settings.max_body_bytes)
     body = strict_json.parse(raw)
     schema.check(body)
+    priority = priority_of(body, auth.priorities())
     delivery = delivery_of(request.headers, stream=bool(body.get("stream")))
-    if gateway.drain.began:
-        raise ServiceUnavailableError("The server is shutting down; repeat the request.")
+    gateway.drain.refuse_new()
     way = route(gateway.registry, body["model"], endpoint, gateway.dispatcher)
     spec = way.spec
     _check_context(body, spec)
@@ -44,9 +45,10 @@ def serve(gateway: Gateway, endpoint: Endpoint, schema: RequestSchema) -> Respon
         body=raw,
         stream=bool(body.get("stream")),
         gateway="",
+        priority=priority,
         queue_wait_s=cold_answer.queue_wait_s(delivery, spec),
         total_s=gateway.settings.total_timeout_s,
-        caller=g.get("caller", ""),
+        caller=auth.caller(),
         keep_s=delivery.keep_s,
     )
     del body

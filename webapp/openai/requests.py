@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from tasks.errors import InvalidRequestError, RequestNotFoundError, ServiceUnavailableError
 from tasks.messages import Endpoint
 from tasks.requests.dispatch import Answer, RequestFacts, RequestStatus
-from webapp import sse
+from webapp import auth, sse
 from webapp.gateway import Gateway
 from webapp.openai import request_state, resumption
 from webapp.openai.following import follow, limits_of, streamed, whole
@@ -49,7 +49,7 @@ def _routes(gateway: Gateway, endpoint: Endpoint) -> Blueprint:
     @routes.delete("/<request_id>")
     def cancel(request_id: str) -> Response:
         _find(gateway, endpoint, request_id)
-        return request_state.response(gateway.dispatcher.cancel(request_id, _caller()))
+        return request_state.response(gateway.dispatcher.cancel(request_id, auth.caller()))
 
     @routes.get("/<request_id>/events")
     def events(request_id: str) -> Response:
@@ -62,14 +62,9 @@ def _routes(gateway: Gateway, endpoint: Endpoint) -> Blueprint:
     return routes
 
 
-def _caller() -> str:
-    name: str = g.get("caller", "")
-    return name
-
-
 def _find(gateway: Gateway, endpoint: Endpoint, request_id: str) -> RequestFacts:
     if _OWN_ID.fullmatch(request_id):
-        facts = gateway.dispatcher.find(request_id, _caller())
+        facts = gateway.dispatcher.find(request_id, auth.caller())
         if facts.endpoint is endpoint:
             return facts
     raise RequestNotFoundError("No request of this id is kept here.")

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from tasks import metrics
 from tasks.messages import Call, Delta, Done, Event, Failed, Started
+from tasks.queues import Priority
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class Tally:
             "code": code,
             "took_s": round(took, 4),
         }
+        if call.priority is not Priority.INTERACTIVE:
+            fields["priority"] = call.priority.name.lower()
         if self._label:
             fields["client_request_id"] = self._label
         if self._started_after is not None:

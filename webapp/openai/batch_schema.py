@@ -1,0 +1,54 @@
+"""The body of POST /v1/batches: OpenAI's fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.messages import Endpoint
+from tasks.openai.fields import Checked, OneOf, RequestSchema, Text, known_keys, refuse
+from webapp.openai.request_state import PATHS
+from webapp.openai.uploads import LEAST_S, MOST_S
+
+MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512
+
+_ENDPOINTS = {path: endpoint for endpoint, path in PATHS.items()}
+
+
+def endpoint_of(path: str) -> Endpoint:
+    return _ENDPOINTS[path]
+
+
+def _check_metadata(value: Any, param: str) -> None:
+    if type(value) is not dict or len(value) > MAX_PAIRS:
+        refuse(param, f"must be an object of at most {MAX_PAIRS} pairs.")
+    for key, text in value.items():
+        if not 1 <= len(key) <= MAX_KEY or "\0" in key:
+            refuse(param, f"may have only keys of 1 to {MAX_KEY} characters.")
+        if type(text) is not str or len(text) > MAX_VALUE or "\0" in text:
+            refuse(f"{param}.{key}", f"must be a string of at most {MAX_VALUE} characters.")
+
+
+def _check_expiry(value: Any, param: str) -> None:
+    if type(value) is not dict:
+        refuse(param, "must be an object.")
+    known_keys(value, frozenset({"anchor", "seconds"}), param)
+    if value.get("anchor") != "created_at":
+        refuse(f"{param}.anchor", "must be 'created_at'.")
+    seconds = value.get("seconds")
+    if type(seconds) is not int or not LEAST_S <= seconds <= MOST_S:
+        refuse(f"{param}.seconds", f"must be a whole number from {LEAST_S} to {MOST_S}.")
+
+
+class BatchSchema(RequestSchema):
+    """POST /v1/batches."""
+
+    needed = ("input_file_id", "endpoint", "completion_window")
+
+    input_file_id = Text(64)
+    endpoint = OneOf(*_ENDPOINTS)
+    completion_window = OneOf("24h")
+    metadata = Checked(_check_metadata)
+    output_expires_after = Checked(_check_expiry)
+
+
+BATCH = BatchSchema()
