@@ -30,6 +30,8 @@ def add(connection: Connection, batch: BatchRecord, *, reads_file: bool) -> int 
         if connection.execute(select(files.c.id).where(mine).with_for_update()).first() is None:
             raise FileNotFoundHereError("There is no file of this id.", param="input_file_id")
     row = {name: getattr(batch, name) for name in _PLAIN} | dataclasses.asdict(batch.counts)
+    # As plain text: not every driver takes an enum by its value.
+    row |= {"kind": batch.kind.value, "status": batch.status.value, "endpoint": batch.endpoint and batch.endpoint.value}
     row |= {"metadata": _json(batch.metadata), "flaws": _flaws(batch.flaws)}
     if batch.status in ENDED:
         row["ended_at"] = getattr(batch, f"{batch.status}_at")

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from tasks.bulk import ledger_tables as tables
+from tasks.bulk.folders import make_private, sync_folder
 
 _T = TypeVar("_T")
 
@@ -115,9 +116,11 @@ class Database:
     def _prepare_file(self) -> None:
         path = Path(self._url.database or "")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(path.parent)
             # The log and the index beside it get the mode of the file.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # SQLite does this for a file that it makes itself.
+            sync_folder(path.parent)
         except OSError as error:
             raise LedgerError(f"{self._name} cannot be written: {error.strerror}") from error
 

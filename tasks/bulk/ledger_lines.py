@@ -157,13 +157,17 @@ def results_after(
     if key is None:
         return []
     query = (
-        select(lines.c.custom_id, *results.c)
-        .join(lines, (lines.c.batch == results.c.batch) & (lines.c.number == results.c.number))
+        select(results)
         .where(results.c.batch == key, results.c.number > number)
         .where(results.c.code.is_(None) if ok else results.c.code.is_not(None))
     )
-    found = connection.execute(query.order_by(results.c.number).limit(limit))
-    return [(row.custom_id, _outcome(batch_id, row)) for row in found]
+    found = connection.execute(query.order_by(results.c.number).limit(limit)).all()
+    # Not as a join: PostgreSQL's planner would rather read all lines of the batch, each time.
+    mine = (lines.c.batch == key) & lines.c.number.in_([row.number for row in found])
+    names = {
+        row.number: row.custom_id for row in connection.execute(select(lines.c.number, lines.c.custom_id).where(mine))
+    }
+    return [(names[row.number], _outcome(batch_id, row)) for row in found]
 
 
 def forget(connection: Connection, batch_id: str, count: int) -> bool:

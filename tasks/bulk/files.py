@@ -1,0 +1,89 @@
+"""Where the contents of files lie: one folder, each under its id; what is being written lies in `uploads/` beside them.
+
+A content is complete or not there: it is written elsewhere on the same file system,
+synced and then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import IO
+
+from tasks.bulk.folders import make_private, sync_folder
+
+_ID = re.compile(r"file-[0-9a-f]{24}")
+_UPLOADS = "uploads"
+
+
+def new_file_id() -> str:
+    return f"file-{secrets.token_hex(12)}"
+
+
+def is_file_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
+class FileStore:
+    """Methods raise OSError where the disk does. Usable from several threads and processes at once.
+
+    An id that is not one of ours is nobody's file: none leads out of the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._uploads = folder / _UPLOADS
+
+    def new_upload(self) -> Path:
+        """Return a path of a new, empty file (0600) to write an upload to."""
+        make_private(self._uploads)
+        path = self._uploads / secrets.token_hex(12)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return path
+
+    def keep(self, upload: Path, file_id: str) -> int:
+        """Make a finished upload the content of `file_id`, and return its size. Survives a power failure from here on.
+
+        What was there under this id is replaced.
+        """
+        target = self._path(file_id)
+        with upload.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            os.fsync(file.fileno())
+        upload.rename(target)
+        sync_folder(self._folder)
+        return size
+
+    def give_up(self, file_id: str) -> None:
+        """Have a content that nobody was told of swept away as an upload."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path(file_id).rename(self.new_upload())
+
+    def open(self, file_id: str) -> IO[bytes]:
+        """Raises FileNotFoundError."""
+        return self._path(file_id).open("rb")
+
+    def remove(self, file_id: str) -> None:
+        """Remove a content, if it is there. Whoever has it open reads on."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path(file_id).unlink()
+
+    def sweep_uploads(self, before: float) -> int:
+        """Remove what was begun and last written to before that Unix time. Returns how many there were."""
+        swept = 0
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._uploads.iterdir():
+                # It may be kept, or swept by another process, at this moment.
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+                        swept += 1
+        return swept
+
+    def _path(self, file_id: str) -> Path:
+        if not is_file_id(file_id):
+            raise FileNotFoundError(file_id)
+        return self._folder / file_id
