@@ -26,7 +26,8 @@ if keep_s > 0 then
     local attempt = string.format('%.0f', math.max(tonumber(record[4]) + 1, written + 1, now_ms))
     redis.call('XADD', KEYS[2], attempt .. '-0', 'k', 'failed', 'code', 'request_cancelled',
         'message', 'The request was cancelled.')
-    redis.call('HSET', KEYS[1], 'replica', '', 'body', '', 'attempt', attempt, 'ended', 'cancelled', 'ended_ms', now_ms)
+    redis.call('HSET', KEYS[1], 'replica', '', 'body', '', 'state', '', 'attempt', attempt, 'ended', 'cancelled',
+        'ended_ms', now_ms)
     redis.call('EXPIRE', KEYS[1], keep_s)
     redis.call('EXPIRE', KEYS[2], keep_s)
 else

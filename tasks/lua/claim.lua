@@ -54,7 +54,8 @@ end
 if kind == 'done' or kind == 'failed' then
     local kept = tonumber(record[10] or 0)
     if kept > 0 then
-        redis.call('HSET', KEYS[1], 'replica', '', 'body', '', 'ended', kind == 'done' and 'completed' or 'failed')
+        local status = kind == 'done' and 'completed' or 'failed'
+        redis.call('HSET', KEYS[1], 'replica', '', 'body', '', 'state', '', 'ended', status)
         redis.call('EXPIRE', KEYS[1], kept)
     else
         redis.call('UNLINK', KEYS[1])

@@ -5,7 +5,8 @@
 -- Returns 1 when it was moved.
 --
 -- Only a call that no worker has, and of whose answer nothing was sent: what one build has begun, another
--- cannot go on with. It goes to the front, since it has waited already.
+-- cannot go on with. What was kept of an answer that does not stream is given up. It goes to the front, since it
+-- has waited already.
 local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'ended')
 if not record[2] or record[3] or (record[1] and record[1] ~= '') then
     return 0
@@ -20,6 +21,6 @@ end
 if redis.call('LREM', KEYS[3], '-1', ARGV[1]) == 0 then
     return 0 -- it is on its way to a worker
 end
-redis.call('HSET', KEYS[1], 'model', ARGV[3], 'list', KEYS[4])
+redis.call('HSET', KEYS[1], 'model', ARGV[3], 'list', KEYS[4], 'state', '')
 redis.call('RPUSH', KEYS[4], ARGV[2])
 return 1

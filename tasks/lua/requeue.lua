@@ -5,6 +5,7 @@
 -- ARGV  1 the replica   2 request id   3 cause: 'died', 'engine_died' or 'gives_up'   4 the Celery message
 --       5 most deaths   6 most migrations   7 seconds a stream stands after its end   8 seconds a dead letter stands
 --       9 the attempt that is given up ("": whichever the replica holds)
+--       10 how far it has come with an answer that does not stream ("": no further than was kept before)
 -- Returns what was done:
 --   alive      nothing: the replica lives after all
 --   not_held   nothing: it is not that replica's call
@@ -15,7 +16,7 @@
 --
 -- A death counts against a call only when no token of it came since it was claimed: an
 -- engine that dies of a request dies of it at once, and the others in the batch are bystanders.
--- A later death costs it one of its migrations.
+-- A later death costs it one of its migrations. Of an answer that does not stream, what was kept tells of tokens.
 local function field(record, name)
     for i = 1, #record[2], 2 do
         if record[2][i] == name then
@@ -29,7 +30,8 @@ local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 if ARGV[3] == 'died' and tonumber(redis.call('ZSCORE', KEYS[5], ARGV[1]) or 0) > now_ms then
     return 'alive'
 end
-local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'deaths', 'migrations', 'danger', 'keep_s', 'ended')
+local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'deaths', 'migrations', 'danger', 'keep_s', 'ended',
+    'state', 'state_attempt')
 if record[1] ~= ARGV[1] or not record[2] then
     redis.call('SREM', KEYS[4], ARGV[2])
     return 'not_held'
@@ -46,7 +48,7 @@ local keep_s = tonumber(record[6] or 0)
 
 local function finish(status)
     if keep_s > 0 then
-        redis.call('HSET', KEYS[1], 'replica', '', 'ended', status, 'ended_ms', now_ms, 'body', '')
+        redis.call('HSET', KEYS[1], 'replica', '', 'ended', status, 'ended_ms', now_ms, 'body', '', 'state', '')
         redis.call('EXPIRE', KEYS[1], keep_s)
         redis.call('EXPIRE', KEYS[2], keep_s)
     else
@@ -69,6 +71,13 @@ elseif kind == 'started' and (field(last, 'after') or '') ~= '' then
     local after = field(last, 'after')
     sent = redis.call('XRANGE', KEYS[2], after, after)[1]
 end
+local kept = (record[8] or '') ~= ''
+if ARGV[10] ~= '' then
+    redis.call('HSET', KEYS[1], 'state', ARGV[10], 'state_attempt', record[2])
+    progressed, kept = true, true
+elseif kept then
+    progressed = progressed or record[9] == record[2]
+end
 
 local function fail(message, final)
     -- A record that was restored from an older state may be behind its stream.
@@ -80,6 +89,7 @@ local function fail(message, final)
 end
 
 local function bury(reason)
+    redis.call('HDEL', KEYS[1], 'state', 'state_attempt')
     local letter = redis.call('HGETALL', KEYS[1])
     local produced = {}
     for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do
@@ -94,7 +104,7 @@ end
 if ARGV[3] ~= 'gives_up' then
     if record[5] == '1' and not progressed then
         deaths = deaths + 1
-    elseif sent or record[5] == 't' then
+    elseif sent or kept or record[5] == 't' then
         migrations = migrations + 1
     end
 end

@@ -45,8 +45,13 @@ def requeue_keys(call: Call, replica_id: str) -> list[str]:
     ]
 
 
-def requeue_args(call: Call, replica_id: str, attempt: int, cause: Cause) -> list[str | bytes | int]:
-    """`attempt` is the one that was lost; its successor's message differs from its own."""
+def requeue_args(
+    call: Call, replica_id: str, attempt: int, cause: Cause, state: bytes = b""
+) -> list[str | bytes | int]:
+    """`attempt` is the one that was lost; its successor's message differs from its own.
+
+    `state` is how far it has come with an answer that does not stream; empty: no further than was kept before.
+    """
     return [
         replica_id,
         call.id,
@@ -57,4 +62,5 @@ def requeue_args(call: Call, replica_id: str, attempt: int, cause: Cause) -> lis
         keys.STREAM_TTL_S,
         keys.DEAD_LETTER_TTL_S,
         str(attempt),
+        state,
     ]

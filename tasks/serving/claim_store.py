@@ -41,6 +41,8 @@ class Claim:
     """The last record of the answer that earlier attempts have written; empty when there is none."""
     deaths: int
     """How many workers have died while they ran it."""
+    state: bytes = b""
+    """How far earlier attempts have come with an answer that does not stream; empty when there is nothing."""
 
     @property
     def suspect(self) -> bool:
@@ -67,6 +69,7 @@ class ClaimStore:
         self._mark = client.register_script(script("mark"))
         self._drop = client.register_script(script("drop"))
         self._mend = client.register_script(script("mend"))
+        self._keep = script("keep")
 
     async def claim(self, request_id: str, token: str) -> Claim | Refusal:
         """Claim the call and write `Started` to its stream, in one step.
@@ -93,19 +96,33 @@ class ClaimStore:
             call = decode_call(fields)
         except (KeyError, ValueError):
             return Refusal(Verdict.UNREADABLE, int(reply[1]), int(fields.get(b"keep_s", b"0")))
-        return Claim(call, int(reply[1]), reply[2].decode(), int(fields.get(b"deaths", b"0")))
+        deaths, state = int(fields.get(b"deaths", b"0")), fields.get(b"state", b"")
+        return Claim(call, int(reply[1]), reply[2].decode(), deaths, state)
 
     async def written(self, request_id: str) -> list[tuple[str, Event | None]]:
         """Return the records of the answer so far, each with its id."""
         reply = cast("list[Any]", await self._client.xrange(keys.stream(request_id)))
         return [(record_id.decode(), decode_event(fields, record_id)) for record_id, fields in reply]
 
-    async def requeue(self, call: Call, attempt: int, cause: Cause) -> Fate:
-        """Give the call up: another worker gets it, or it ends with an error."""
+    async def requeue(self, call: Call, attempt: int, cause: Cause, state: bytes = b"") -> Fate:
+        """Give the call up: another worker gets it, or it ends with an error.
+
+        `state` is how far an answer has come that does not stream; it is kept in the same step.
+        """
         fate = await self._requeue(
-            keys=requeue_keys(call, self._replica_id), args=requeue_args(call, self._replica_id, attempt, cause)
+            keys=requeue_keys(call, self._replica_id), args=requeue_args(call, self._replica_id, attempt, cause, state)
         )
         return Fate(fate.decode())
+
+    async def keep(self, states: dict[tuple[str, int], bytes]) -> None:
+        """Keep how far answers have come that do not stream, by request id and attempt.
+
+        An attempt that is not the latest any more is passed over.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        for (request_id, attempt), state in states.items():
+            pipe.eval(self._keep, 1, keys.request(request_id), str(attempt), state)
+        await pipe.execute()
 
     async def mark(self, request_id: str, attempt: int, danger: Danger) -> None:
         """Note how far a suspect has come."""

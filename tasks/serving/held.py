@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tasks.queues import Priority
 from tasks.serving.claim_store import Claim
-from tasks.serving.outlet import Loss
+from tasks.serving.outlet import Loss, Outlet
+from workers.engine.base import Progress
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,21 @@ class Held:
     task: asyncio.Task[object]
     claim: Claim | None = None
     released: Release | None = None
+    outlet: Outlet | None = None
+    progress: Progress = field(default_factory=Progress)
+    """How far the engine is with a call that does not stream."""
+
+    @property
+    def bulk(self) -> bool:
+        return self.claim is not None and self.claim.call.priority is Priority.BULK
+
+    @property
+    def can_move(self) -> bool:
+        """Whether another worker can go on with it, and it is not about to end."""
+        if self.claim is None or self.outlet is None or self.released is not None:
+            return False
+        cut = self.claim.call.stream and self.outlet.trail_ended
+        return not cut and not self.outlet.ending
 
     @property
     def gateway(self) -> str:

@@ -13,9 +13,10 @@ from typing import assert_never
 
 from tasks.app import app
 from tasks.envelope import INFER
-from tasks.messages import Call, Done, Failed
+from tasks.messages import Done, Failed
 from tasks.records.circuit import Circuit
 from tasks.requests.requeue import Cause, Fate
+from tasks.serving.checkpoints import Checkpoints
 from tasks.serving.claim_store import Claim, ClaimStore, Refusal, Verdict
 from tasks.serving.continuation import BrokenAnswerError, resume_of
 from tasks.serving.endings import THROWN, announce
@@ -23,7 +24,7 @@ from tasks.serving.held import Held, Release
 from tasks.serving.outlet import Outlet
 from tasks.serving.patience import until_told
 from tasks.serving.streams import StreamWriter
-from tasks.serving.suspects import OnToken, SuspectSeat
+from tasks.serving.suspects import SuspectSeat
 from workers.engine.base import Engine, EngineDeadError, Frames, Job, RequestRefusedError, Result, Resume
 from workers.host.coroutine_task import CoroutineTask
 from workers.host.resident import STOPPING, TIME_LIMIT, Die
@@ -60,6 +61,7 @@ class Inference:
         self._die = die
         self._held: dict[asyncio.Task[object], Held] = {}
         self._suspects = SuspectSeat(claims)
+        self.checkpoints = Checkpoints(claims, self._held.values)
         self._engine_died = False
         self.last_used_at: float | None = None
 
@@ -89,6 +91,20 @@ class Inference:
             # What is still being claimed goes on asking: to let it go would acknowledge its message.
             if held.claim is not None:
                 held.release(Release.TO_QUEUE)
+
+    def holding(self) -> tuple[int, int]:
+        """Return how many calls stay here until they end: interactive ones (and unknown ones, still claimed), bulk."""
+        staying = [held for held in self._held.values() if held.released is None]
+        bulk = sum(held.bulk for held in staying)
+        return len(staying) - bulk, bulk
+
+    def put_back(self, count: int) -> int:
+        """Give up to `count` bulk calls back to their queue, those first that came last. Returns how many."""
+        movable = [held for held in self._held.values() if held.bulk and held.can_move]
+        chosen = movable[::-1][:count]
+        for held in chosen:
+            held.release(Release.TO_QUEUE)
+        return len(chosen)
 
     def engine_died(self, error: EngineDeadError) -> None:
         """End the worker; whatever runs was there when the engine died."""
@@ -132,14 +148,14 @@ class Inference:
             # redis-py can swallow a cancellation that arrives together with a reply.
             raise asyncio.CancelledError
         self.last_used_at = time.time()
-        outlet = Outlet(held.request_id, claim.attempt, lost=held.lose, keep_s=claim.call.keep_s)
+        outlet = held.outlet = Outlet(held.request_id, claim.attempt, lost=held.lose, keep_s=claim.call.keep_s)
         try:
-            return await self._answer(claim, outlet)
+            return await self._answer(held, claim, outlet)
         except asyncio.CancelledError as error:
             if held.released is not None:
                 self._writer.discard(outlet)
                 raise
-            return await self._interrupted(claim, outlet, str(error))
+            return await self._interrupted(held, claim, outlet, str(error))
 
     async def _claim(self, held: Held) -> Claim | Refusal:
         """Claim, and go on trying while Redis is away or full: to fail would take the call's message unanswered."""
@@ -154,7 +170,7 @@ class Inference:
             await self._writer.end(Outlet(held.request_id, refusal.attempt, held.lose, refusal.keep_s), failed)
         return refusal.verdict.value
 
-    async def _answer(self, claim: Claim, outlet: Outlet) -> str:
+    async def _answer(self, held: Held, claim: Claim, outlet: Outlet) -> str:
         last: Done | Failed
         call, began = claim.call, time.monotonic()
         blamed = Cause.GIVES_UP
@@ -164,7 +180,16 @@ class Inference:
             await self._engine.check()
             blamed = Cause.ENGINE_DIED
             async with self._suspects.of(claim) as on_token:
-                last = await self._generate(call, outlet, resume, on_token)
+                job = Job(
+                    id=call.id,
+                    endpoint=call.endpoint.value,
+                    body=call.body,
+                    stream=call.stream,
+                    resume=resume,
+                    on_token=on_token,
+                    progress=held.progress,
+                )
+                last = await self._generate(job, outlet)
         except RequestRefusedError as error:
             last = Failed(error.code, error.message, error.param)
         except BrokenAnswerError as error:
@@ -189,19 +214,13 @@ class Inference:
 
     async def _resume(self, claim: Claim) -> Resume | None:
         """Return where an earlier attempt has left the answer; None when it begins here."""
+        if not claim.call.stream and claim.state:
+            return Resume(frames=0, first=b"", trail=(claim.state,))
         if not claim.after:
             return None
         return resume_of(await until_told(lambda: self._claims.written(claim.call.id)), claim.after)
 
-    async def _generate(self, call: Call, outlet: Outlet, resume: Resume | None, on_token: OnToken) -> Done:
-        job = Job(
-            id=call.id,
-            endpoint=call.endpoint.value,
-            body=call.body,
-            stream=call.stream,
-            resume=resume,
-            on_token=on_token,
-        )
+    async def _generate(self, job: Job, outlet: Outlet) -> Done:
         async for piece in self._engine.run(job):
             match piece:
                 case Frames(data, trail):
@@ -217,11 +236,12 @@ class Inference:
                     assert_never(piece)
         raise RuntimeError("the engine ended an answer without a result")
 
-    async def _interrupted(self, claim: Claim, outlet: Outlet, reason: str) -> str:
+    async def _interrupted(self, held: Held, claim: Claim, outlet: Outlet, reason: str) -> str:
         """The pool cancelled us: a time limit, a revoke, or the worker must stop."""
         if reason == STOPPING:
-            cause = Cause.ENGINE_DIED if self._engine_died else Cause.GIVES_UP
-            return await self._requeue(claim, outlet, cause)
+            if self._engine_died:
+                return await self._requeue(claim, outlet, Cause.ENGINE_DIED)
+            return await self._requeue(claim, outlet, Cause.GIVES_UP, held.progress.now() or b"")
         await self._writer.end(outlet, _LATE if reason == TIME_LIMIT else _STOPPED)
         return reason
 
@@ -230,22 +250,25 @@ class Inference:
             case Release.ABANDONED if held.claim is not None:
                 await until_told(lambda: self._claims.drop(held.request_id, held.attempt))
             case Release.TO_QUEUE if held.claim is not None:
-                return await self._requeue(held.claim, None, Cause.GIVES_UP)
+                return await self._requeue(held.claim, None, Cause.GIVES_UP, held.progress.now() or b"")
             case _:
                 pass
         return "cancelled"
 
-    async def _requeue(self, claim: Claim, outlet: Outlet | None, cause: Cause) -> str:
-        """Give the call to another worker, however long Redis is away; when we end before that, a reaper does it."""
+    async def _requeue(self, claim: Claim, outlet: Outlet | None, cause: Cause, state: bytes = b"") -> str:
+        """Give the call to another worker, however long Redis is away; when we end before that, a reaper does it.
+
+        `state` is how far we have come with an answer that does not stream.
+        """
         if outlet is not None:
             self._writer.discard(outlet)
-        fate = await until_told(lambda: self._give_back(claim, cause))
+        fate = await until_told(lambda: self._give_back(claim, cause, state))
         extra = {"event": "request_given_up", "request": claim.call.id, "cause": cause.value}
         log.info("request given up", extra=extra | {"fate": fate.value})
         return fate.value
 
-    async def _give_back(self, claim: Claim, cause: Cause) -> Fate:
-        fate = await self._claims.requeue(claim.call, claim.attempt, cause)
+    async def _give_back(self, claim: Claim, cause: Cause, state: bytes) -> Fate:
+        fate = await self._claims.requeue(claim.call, claim.attempt, cause, state)
         if fate is Fate.NOT_HELD:
             # Cancelled, or somebody else's; or Redis was restarted from before our claim,
             # and our message is acknowledged as soon as we return.
