@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from deploy.batch_facts import BatchFacts, Pace, Rates
 from deploy.batch_view import spoken
+from tasks.bulk.records import BatchStatus
 
 _REPEAT_S = 60.0
 _STEP_PERCENT = 10
@@ -33,7 +34,8 @@ def watching(batch_id: str) -> Iterator[Display]:
     if not console.is_terminal:
         yield Lines(batch_id)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}"))
+    # What it says fits 80 columns; the bar has the rest.
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=console, transient=True) as progress:
         yield _Bar(progress)
 
@@ -68,12 +70,18 @@ def counted(content: Iterator[bytes], tell: Callable[[int, int | None], None], s
 
 def doing(facts: BatchFacts, rates: Rates | None) -> str:
     """Say in a line how far it is."""
-    failed = f", {facts.failed:,} failed" if facts.failed else ""
-    parts = [f"{facts.done:,} of {facts.total:,} done{failed}"]
+    parts = [f"{facts.done:,}/{facts.total:,}"]
+    if facts.failed:
+        parts.append(f"{facts.failed:,} failed")
     if rates is not None:
         parts.append(f"{_figure(rates.lines_per_s)} lines/s, {_figure(rates.tokens_per_s)} tokens/s")
+    if rates is not None and facts.status is BatchStatus.IN_PROGRESS:
         parts.append(f"{spoken((facts.total - facts.finished) / rates.lines_per_s)} left")
-    return "; ".join(parts)
+    return ", ".join(parts)
+
+
+def _percent(facts: BatchFacts) -> str:
+    return f"{facts.finished * 100 // max(1, facts.total):>3} %"
 
 
 def _figure(rate: float) -> str:
@@ -91,7 +99,7 @@ class _Bar:
         # Without a total the bar moves to and fro.
         self._progress.update(
             self._task,
-            description=facts.status.replace("_", " "),
+            description=_percent(facts) if facts.status is BatchStatus.IN_PROGRESS else facts.status,
             total=facts.total or None,
             completed=facts.finished,
             pace=doing(facts, rates) if facts.total else "",
@@ -112,7 +120,7 @@ class Lines:
 
     def look(self, facts: BatchFacts, now: float) -> None:
         rates = self._pace.look(facts, now)
-        news = (facts.status, facts.total and facts.finished * 100 // facts.total // _STEP_PERCENT)
+        news = (facts.status, facts.finished * 100 // max(1, facts.total) // _STEP_PERCENT)
         if news == self._told and now - self._told_at < _REPEAT_S:
             return
         self._told, self._told_at = news, now

@@ -18,7 +18,8 @@ class BatchFacts:
 
     id: str
     status: BatchStatus
-    endpoint: str
+    endpoint: str | None
+    """None: each line says its own."""
     total: int
     done: int
     failed: int
@@ -59,7 +60,7 @@ def facts_of(document: dict[str, Any]) -> BatchFacts:
     return BatchFacts(
         id=str(document["id"]),
         status=status,
-        endpoint=str(document["endpoint"]),
+        endpoint=document["endpoint"],
         total=int(counts.get("total", 0)),
         done=int(counts.get("completed", 0)),
         failed=int(counts.get("failed", 0)),
@@ -68,7 +69,7 @@ def facts_of(document: dict[str, Any]) -> BatchFacts:
         created_at=int(document["created_at"]),
         began_at=document.get("in_progress_at"),
         expires_at=document.get("expires_at"),
-        ended_at=document.get(f"{status}_at"),
+        ended_at=document.get(f"{status}_at") if status in ENDED else None,
         output_file=document.get("output_file_id"),
         error_file=document.get("error_file_id"),
         flaws=tuple(_flaw(error) for error in errors),

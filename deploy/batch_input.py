@@ -195,8 +195,9 @@ def _text(text: bytes, number: int) -> str:
 
 
 def _too_much(path: Path, lines: int, size: int, limits: Limits) -> str:
-    parts = max(math.ceil(lines / limits.lines), math.ceil(size / limits.size * 1.05))
-    each = math.ceil(lines / parts)
+    even = math.ceil(lines / math.ceil(lines / limits.lines))
+    # Lines differ in length, so a part that is reckoned by the mean keeps some room.
+    each = min(even, max(1, int(0.95 * limits.size * lines / size)))
     return (
         f"{path} has {lines:,} lines and {size / 1e6:,.0f} MB; a batch may have {limits.lines:,} lines and "
         f"{limits.size / 1e6:,.0f} MB. Split it, and submit each part:\n"

@@ -22,28 +22,28 @@ _LONGEST_ERROR = 200
 
 
 def table(batches: Sequence[BatchFacts], now: float) -> Table:
-    """Return one line a batch."""
+    """Return one line a batch, which fits 80 columns."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     made.add_column("batch", no_wrap=True, min_width=max((len(facts.id) for facts in batches), default=0))
-    for title in ("status", "done", "failed", "age", "time"):
+    for title in ("status", "done", "failed", "age", "end"):
         made.add_column(title, justify="right" if title in {"done", "failed"} else "left", no_wrap=True)
     for facts in batches:
         made.add_row(
             facts.id,
             Text(facts.status.replace("_", " "), style=_COLOURS.get(facts.status, "")),
-            f"{facts.done:,}/{facts.total:,}",
-            Text(f"{facts.failed:,}", style="red" if facts.failed else ""),
-            spoken(now - facts.created_at),
-            _time(facts, now),
+            f"{facts.done}/{facts.total}",
+            Text(f"{facts.failed}", style="red" if facts.failed else ""),
+            _brief(now - facts.created_at),
+            _end(facts, now),
         )
     return made
 
 
-def _time(facts: BatchFacts, now: float) -> str:
+def _end(facts: BatchFacts, now: float) -> str:
     if facts.ended_at is not None:
-        return f"ended {spoken(now - facts.ended_at)} ago"
+        return f"{_brief(now - facts.ended_at)} ago"
     left = time_left_s(facts, now)
-    return "" if left is None else f"{spoken(left)} left"
+    return "" if left is None else f"{_brief(left)} left"
 
 
 def standing(facts: BatchFacts, now: float) -> list[str]:
@@ -51,7 +51,7 @@ def standing(facts: BatchFacts, now: float) -> list[str]:
     left = time_left_s(facts, now)
     lines = [
         f"{facts.id} is {facts.status.replace('_', ' ')}: {_counts(facts)}",
-        f"{facts.endpoint}, submitted {spoken(now - facts.created_at)} ago",
+        f"{facts.endpoint or 'several endpoints'}, submitted {spoken(now - facts.created_at)} ago",
     ]
     if left is not None:
         lines.append(f"about {spoken(left)} left, at its pace so far")
@@ -101,7 +101,18 @@ def error_of_line(raw: bytes) -> str:
 
 def spoken(seconds: float) -> str:
     """Return a duration in the two largest units that it has: "1 h 3 min", "42 s"."""
+    units = _units(seconds)
+    first = next((place for place, (amount, _) in enumerate(units) if amount), len(units) - 1)
+    (largest, unit), *next_smaller = units[first : first + 2]
+    return " ".join([f"{largest} {unit}", *(f"{amount} {unit}" for amount, unit in next_smaller if amount)])
+
+
+def _brief(seconds: float) -> str:
+    """Return a duration in its largest unit: "3h", "42s"."""
+    amount, unit = next(((amount, unit) for amount, unit in _units(seconds) if amount), (0, "s"))
+    return f"{amount}{unit[0]}"
+
+
+def _units(seconds: float) -> list[tuple[int, str]]:
     whole = max(0, round(seconds))
-    units = ((whole // 86_400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
-    first = next((index for index, (amount, _) in enumerate(units) if amount), len(units) - 1)
-    return " ".join(f"{amount} {unit}" for amount, unit in units[first : first + 2] if amount or first == 3)
+    return [(whole // 86_400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
