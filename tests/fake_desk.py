@@ -103,11 +103,15 @@ class FakeDesk:
         output_expires_after_s: int | None = None,
         max_lines: int | None = None,
     ) -> BatchRecord:
-        if self.file(input_file_id, owner).purpose != "batch":
+        self._check()
+        record = self.kept_files.get(input_file_id)
+        if record is None or record.owner != owner:
+            raise FileNotFoundHereError("There is no file of this id.", param="input_file_id")
+        if record.purpose != "batch":
             raise InvalidRequestError("The file's purpose is not 'batch'.", param="input_file_id")
         self.max_lines = max_lines
         now = next(self._seconds)
-        record = BatchRecord(
+        batch = BatchRecord(
             id=f"batch_{secrets.token_hex(12)}",
             kind=Kind.FILE,
             owner=owner,
@@ -120,8 +124,8 @@ class FakeDesk:
             output_expires_after_s=output_expires_after_s,
             metadata=dict(metadata or {}),
         )
-        self.kept_batches[record.id] = record
-        return record
+        self.kept_batches[batch.id] = batch
+        return batch
 
     def call(self, *, task_id: str, endpoint: Endpoint, model: str, body: bytes) -> None:
         raise NotImplementedError

@@ -80,7 +80,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         owner = auth.caller()
         return listing.json(batch_object(desk.ask(lambda desk: desk.batch(batch_id, owner))))
 
-    @routes.post("/<batch_id>/cancel")
+    @routes.post("/<path:batch_id>/cancel")
     def cancel(batch_id: str) -> Response:
         _check_id(batch_id)
         owner = auth.caller()

@@ -19,7 +19,6 @@ from urllib.parse import quote
 from flask import Blueprint, Response, g, request
 
 from tasks import metrics
-from tasks.bulk.desk import Desk
 from tasks.bulk.records import FileRecord
 from tasks.errors import FileNotFoundHereError, RequestTooLargeError
 from webapp import auth, off_loop, request_body
@@ -81,7 +80,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         owner = auth.caller()
         return listing.json(file_object(desk.ask(lambda desk: desk.file(file_id, owner))))
 
-    @routes.get("/<file_id>/content")
+    @routes.get("/<path:file_id>/content")
     def content(file_id: str) -> Response:
         check_id(file_id)
         owner = auth.caller()
@@ -137,7 +136,7 @@ def _take_in(gateway: Gateway) -> FileRecord:
     if isinstance(connection, ClientConnection):
         connection.allow_body(gateway.settings.upload_timeout_s)
     owner = auth.caller()
-    path = gateway.desk.ask(Desk.new_upload)
+    path = gateway.desk.ask(lambda desk: desk.new_upload())
     try:
         with Spool(path) as spool:
             upload = _receive(spool, gateway.settings.max_file_bytes)

@@ -58,16 +58,17 @@ class Spool:
 
 
 class Content:
-    """An open file as the body of an answer. It is closed with it."""
+    """An open file as the body of an answer. It is closed at its end, or with the answer."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
         self._left = size
 
     def __iter__(self) -> Iterator[bytes]:
-        while self._left > 0 and (piece := off_loop.run(lambda: self._file.read(min(_PIECE_BYTES, self._left)))):
-            self._left -= len(piece)
-            yield piece
+        with self._file:
+            while piece := off_loop.run(lambda: self._file.read(min(_PIECE_BYTES, self._left))):
+                self._left -= len(piece)
+                yield piece
 
     def close(self) -> None:
         self._file.close()
