@@ -143,10 +143,13 @@ class MetricsPage(Metrics):  # type: ignore[misc]
 
 
 def flat(pool: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pool's facts with those of its engine beside them. Flower writes the words of a list as they are."""
-    engine = pool.get("engine", {})
-    plain = {name: value for name, value in pool.items() if name not in {"engine", "timeouts"}}
-    return plain | {f"engine {name}": [value] for name, value in engine.items() if value is not None}
+    """Return a pool's facts with those of its engine beside them.
+
+    In a list, as which each comes, Flower writes words as they are; else it makes `qwen3-8b` to `Qwen3 8b`.
+    """
+    facts = {name: value for name, value in pool.items() if name not in {"engine", "timeouts"}}
+    facts |= {f"engine {name}": value for name, value in pool.get("engine", {}).items()}
+    return {name: value if isinstance(value, list) else [value] for name, value in facts.items() if value is not None}
 
 
 def pages(client: redis.Redis, registry: RegistryWatch) -> list[Any]:

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _LOST = (redis.RedisError, OperationalError, OSError)
 _RETRY_S = 1.0
+# A worker says that it is online a moment before it listens to what it is asked.
+_LISTENS_AFTER_S = 0.3
 # A task takes some 3 KiB; a page shows the latest anyway.
 _MAX_TASKS = 10_000
 # A replica that has ended is shown as offline for so long, and then forgotten: its successor has another name.
@@ -46,6 +48,15 @@ class TaskEvents(Events):  # type: ignore[misc]  # flower ships no types
     """Flower's event thread, which comes back within a second of Redis, and says once that it was lost."""
 
     _lost = False
+
+    def start(self) -> None:
+        super().start()
+        self._ask_soon()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        super().on_event(event)
+        if event["type"] == "worker-online":
+            self._ask_soon()
 
     def run(self) -> None:
         while True:
@@ -64,6 +75,11 @@ class TaskEvents(Events):  # type: ignore[misc]  # flower ships no types
             await self.io_loop.run_in_executor(None, self.capp.control.enable_events)
         except _LOST as error:
             log.debug("events not asked for: %r", error)
+
+    def _ask_soon(self) -> None:
+        """Ask before the next five seconds are over. From any thread."""
+        if self.enable_events:
+            self.io_loop.add_callback(self.io_loop.call_later, _LISTENS_AFTER_S, self.on_enable_events)
 
     def _tell(self, *, lost: bool, reason: str | None = None) -> None:
         if lost and not self._lost:
