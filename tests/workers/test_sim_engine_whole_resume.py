@@ -86,7 +86,7 @@ def test_a_state_that_leads_nowhere_costs_nothing_but_the_tokens(state: bytes) -
 
 
 def test_what_cannot_be_continued_leaves_nothing_and_begins_anew() -> None:
-    fields = {"response_format": {"type": "json_object"}}
+    fields: dict[str, Any] = {"response_format": {"type": "json_object"}}
     assert first_token_then_broken_off(job(max_tokens=3, **fields)) is None
     assert meaning(run(job(state=progress(2), max_tokens=3, **fields))) == meaning(run(job(max_tokens=3, **fields)))
 

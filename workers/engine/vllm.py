@@ -1,6 +1,6 @@
 """The vLLM engine: vLLM as a library, with its own OpenAI layer.
 
-This module, `vllm_loading` and `vllm_replay` are the only ones that import vllm, and
+This module, `vllm_loading` and `vllm_choices` are the only ones that import vllm, and
 this one is imported first.
 
 Handlers, chunk shapes, chat templates and parsers are vLLM's, and so are the bytes; no
