@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from tests.bench.batches import batches
+from tests.bench.bulk_beside import bulk_beside
 from tests.bench.cold_start import cold_start
 from tests.bench.guards import guards
 from tests.bench.load import cpu_s, family, load
@@ -44,11 +45,15 @@ def main() -> None:
     parser.add_argument("--cold", type=int, metavar="ROUNDS", help="measure instead how long loads take")
     parser.add_argument("--batches", type=int, metavar="LINES", help="measure instead batches beside requests by HTTP")
     parser.add_argument("--loader", type=int, metavar="SWITCHES", help="measure instead the loader: switches, a flood")
+    parser.add_argument("--bulk", type=int, metavar="ROUNDS", help="measure instead interactive work beside bulk work")
+    parser.add_argument("--model", default="sim", help="of --bulk: sim, or one of models.yaml")
     options = parser.parse_args()
     if options.guards:
         results = guards(options.guards, options.seconds)
     elif options.cold:
         results = cold_start(options.cold)
+    elif options.bulk:
+        results = bulk_beside(options.bulk, options.seconds, options.model)
     elif options.batches:
         results = batches(options.batches)
     elif options.loader:

@@ -18,7 +18,8 @@ USUAL = Shares(share=0.05, headroom=0.05)
 
 
 def test_the_steps_are_those_of_the_queues() -> None:
-    assert ALL_STEPS == PRIORITY_STEPS == tuple(broker_transport_options["priority_steps"])
+    assert ALL_STEPS == PRIORITY_STEPS
+    assert broker_transport_options["priority_steps"] == [*ALL_STEPS]
     assert (Priority.INTERACTIVE.value, Priority.BULK.value) == (INTERACTIVE, BULK)
 
 

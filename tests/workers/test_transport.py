@@ -20,7 +20,7 @@ from tests.stack import RedisServer
 from tests.waiting import wait_until
 from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE
 from workers.host.ledger import Ledger
-from workers.host.transport import task_message
+from workers.host.task_message import task_message
 
 pytestmark = pytest.mark.integration
 
@@ -278,14 +278,14 @@ def test_with_no_bulk_work_there_the_next_pop_waits_for_both_kinds(client: redis
     assert ids(side) == ["bulk"]
 
 
-def test_an_interactive_message_that_came_with_the_last_bulk_one_is_taken_too(client: redis.Redis, side: Side) -> None:
+def test_what_a_pending_pop_has_got_goes_before_bulk_work(client: redis.Redis, side: Side) -> None:
     side.order = (INTERACTIVE,)
     popping(client, side)
     client.lpush(BULK_LIST, message("bulk", Priority.BULK))
     client.lpush(QUEUE, message("asked"))
-    room = iter([ALL_STEPS])
-    side.connection.transport.pull_order = lambda: next(room, (INTERACTIVE,))
+    side.order = ALL_STEPS
     side.connection.transport.cycle.on_poll_start()
+    assert side.taken == []
     take(side, 2)
-    assert sorted(ids(side)) == ["asked", "bulk"]
+    assert ids(side) == ["asked", "bulk"]
     assert client.hlen("unacked") == 2

@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 _DEATH_S = 3.5
 _CLOSE_S = 30.0
 EX_FAILURE = 1
+# Of tasks that end together, as bulk work may, the hub finishes so many before it looks for new ones.
+_AT_ONCE = 4
 
 
 class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
@@ -143,7 +145,8 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def pump(self) -> None:
         """Do what the hub does for tasks, while it does not run."""
         self._hub.fire_timers()
-        self._on_posted()
+        while self._posted:
+            self._on_posted()
         for callback in self._hub._pop_ready():
             try:
                 callback()
@@ -257,6 +260,9 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def _post(self, call: Callable[[Job, Any], None], job: Job, with_: Any) -> None:
         """From the loop: have `call(job, with_)` run on the hub."""
         self._posted.append((call, job, with_))
+        self._wake()
+
+    def _wake(self) -> None:
         # A full pipe holds wake-ups that the hub has not seen yet: one is enough.
         with contextlib.suppress(BlockingIOError):
             self._write_end.send(b"\0")
@@ -272,12 +278,14 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         with contextlib.suppress(BlockingIOError):
             while self._read_end.recv(4096):
                 pass
-        while self._posted:
+        for _turn in range(min(len(self._posted), _AT_ONCE)):
             call, job, with_ = self._posted.popleft()
             try:
                 call(job, with_)
             except Exception:
                 log.exception("task not finished", extra={"event": "task_finish_failed"})
+        if self._posted:
+            self._wake()
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         if not self._jobs.remove(job):

@@ -10,7 +10,6 @@ is why that version is pinned.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -22,30 +21,12 @@ from kombu.transport import redis as stock
 from kombu.transport import virtual
 
 from workers.host.ledger import Ledger
+from workers.host.task_message import task_message
 
 log = logging.getLogger(__name__)
 
 # The connection is gone, as opposed to a command that was answered with an error.
 LOST = (OSError, redis.ConnectionError, redis.TimeoutError)
-
-
-def task_message(item: bytes) -> dict[str, Any] | None:
-    """Return a message from a queue; None for anything that Celery could not have put there."""
-    try:
-        message = json.loads(item)
-    except (ValueError, RecursionError):
-        return None
-    match message:
-        case {
-            "body": str(),
-            "headers": {"task": str(), "id": str()},
-            "properties": {
-                "delivery_tag": str(),
-                "delivery_info": {"exchange": str(), "routing_key": str()},
-            },
-        }:
-            return dict(message)
-    return None
 
 
 class QoS(stock.QoS):
@@ -71,6 +52,7 @@ class Channel(stock.Channel):
     """One channel of the consumer's connection."""
 
     QoS = QoS
+    _brpop_sent_at: Any = None
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self.ledger: Ledger = connection.ledger
@@ -147,8 +129,8 @@ class Channel(stock.Channel):
         """
         while self._in_poll and len(self._asked) < len(self.priority_steps) and not self._ending and self.accepting():
             fresh = [step for step in self.connection.pull_order() if step not in self._asked]
-            if not fresh:
-                return
+            if not fresh or stock._socket_readable(self.client.connection._sock):
+                return  # what is there goes first, and the hub comes back here
             if not self._pop_of(fresh):
                 self.end_pop()
                 return
@@ -292,6 +274,7 @@ class Transport(stock.Transport):
     """Of a connection that carries a `ledger`, and says by `pull_order` which priority steps are popped, in order."""
 
     Channel = Channel
+    cycle: Any = None
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.ledger: Ledger = client.ledger

@@ -1,0 +1,25 @@
+"""What stands in a queue → the message that Celery is given. Anybody can write to a queue."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def task_message(item: bytes) -> dict[str, Any] | None:
+    """Return a message from a queue; None for anything that Celery could not have put there."""
+    try:
+        message = json.loads(item)
+    except (ValueError, RecursionError):
+        return None
+    match message:
+        case {
+            "body": str(),
+            "headers": {"task": str(), "id": str()},
+            "properties": {
+                "delivery_tag": str(),
+                "delivery_info": {"exchange": str(), "routing_key": str()},
+            },
+        }:
+            return dict(message)
+    return None
