@@ -43,13 +43,13 @@ class Lapse(bootsteps.StartStopStep):  # type: ignore[misc]
         # Again after every reconnect, and the hub's timers outlive the connection.
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = hub.timer.call_repeatedly(_LOOK_S, look, (consumer,))
+        self._timer = hub.timer.call_repeatedly(_LOOK_S, lambda: look(consumer, time.monotonic()))
 
 
-def look(consumer: Any) -> None:
-    """Switch the task events of `consumer` off if it is time to."""
+def look(consumer: Any, now: float) -> None:
+    """Switch the task events of `consumer` off if nobody has asked for them of late; `now` is monotonic."""
     asked_at, dispatcher = consumer.events_asked_at, consumer.event_dispatcher
-    if asked_at is None or dispatcher is None or time.monotonic() - asked_at < LAPSE_S:
+    if asked_at is None or dispatcher is None or now - asked_at < LAPSE_S:
         return
     consumer.events_asked_at = None
     dispatcher.groups.discard("task")
