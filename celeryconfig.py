@@ -3,7 +3,7 @@
 imports = ("tasks.serving.inference", "tasks.loader_task", "tasks.operator_tasks")
 
 # So that `celery call` needs no --queue.
-task_routes = {"tasks.loader.*": {"queue": "loader"}}
+task_routes = ["tasks.bulk.calling:route", {"tasks.loader.*": {"queue": "loader"}}]
 
 # As often as CELERITY_LOADER_TICK_S says (tasks.app). A tick that comes late sees what a later one sees.
 beat_scheduler = "tasks.ticker:Ticker"

@@ -131,7 +131,7 @@ class LocalCluster:
         note = running.this_process(url=self._url, redis_url=settings.redis_url, models=settings.models)
         running.write(settings.state_dir, note)
         # The agent first: nothing can be placed before it has said what this machine has.
-        for service in (services.agent, services.control, services.beat, services.gateway):
+        for service in (services.agent, services.control, services.beat, services.bulk, services.gateway):
             self._supervisor.start(service(settings))
         if self._flower:
             self._supervisor.start(services.flower(settings))

@@ -8,7 +8,7 @@ from pathlib import Path
 import deploy
 from deploy import embedded_redis
 from deploy.supervisor import Service
-from tasks.queues import LOADER_QUEUE, node_queue
+from tasks.queues import BATCH_QUEUE, LOADER_QUEUE, node_queue
 from tasks.settings import Settings
 from workers.launcher.base import CELERY, WORKER_FLAGS, Command
 
@@ -20,7 +20,7 @@ AFTER_DRAIN_S = 15.0
 _REDIS_S = 20.0
 
 REDIS, GATEWAY, CONTROL, AGENT, BEAT = "redis", "gateway", "control", "agent", "beat"
-FLOWER = "flower"
+BULK, FLOWER = "bulk", "flower"
 
 
 def redis(program: embedded_redis.Program, settings: Settings) -> Service:
@@ -59,6 +59,11 @@ def beat(settings: Settings) -> Service:
     """What has the loader look every two seconds. It has nothing to remember."""
     argv = (*CELERY, "-A", "tasks.app", "beat", "--pidfile=", "--loglevel", "WARNING")
     return _service(BEAT, argv, settings)
+
+
+def bulk(settings: Settings) -> Service:
+    """What takes in bulk work, and feeds it to the engines."""
+    return _worker(BULK, "tasks.bulk_step", BATCH_QUEUE, settings)
 
 
 def flower(settings: Settings) -> Service:

@@ -104,6 +104,8 @@ def message_of(call: Call, attempt: int = 0) -> bytes:
     )
 
 
+# A call that was accepted once is not refused, whatever waits.
+_ANY_DEPTH = -1
 # A message may be between the queue and a claim for so long.
 _ON_ITS_WAY_MS = 3000
 
@@ -128,30 +130,8 @@ class RequestStore:
         readiness: Readiness = Readiness.WARM,
     ) -> Admission:
         """Record and queue the call, unless `max_depth` wait already or `once` says that it was queued before."""
-        fields = [part for pair in encode_call(call).items() for part in pair]
-        record = keys.request(call.id)
-        reply: list[Any] = self._admit(
-            keys=[
-                record,
-                list_of(call),
-                keys.wake(gateway_id),
-                keys.once(_once_id(call.caller, once)) if once else record,
-                keys.pace(list_of(call)),
-            ],
-            args=[
-                max_depth,
-                life_s(call),
-                message_of(call),
-                int(call.queue_wait_s * 1000),
-                keys.GATEWAY_TTL_S,
-                hashlib.sha256(once.digest.encode()).hexdigest() if once else "",
-                once.ttl_s if once else keys.ONCE_TTL_S,
-                keys.request(""),
-                call.id,
-                readiness.value,
-                *fields,
-            ],
-        )
+        names, args = _admission(call, gateway_id, max_depth, once, readiness)
+        reply: list[Any] = self._admit(keys=names, args=args)
         match reply[0]:
             case b"queued":
                 return Queued()
@@ -166,6 +146,14 @@ class RequestStore:
             case _:
                 return Reused()
 
+    def admit_all(self, calls: Sequence[Call], *, gateway_id: str) -> None:
+        """Record and queue calls, however many wait; those that are recorded already are left as they are."""
+        pipe = self._client.pipeline(transaction=False)
+        for call in calls:
+            names, args = _admission(call, gateway_id, _ANY_DEPTH, None, Readiness.WARM)
+            self._admit(keys=names, args=args, client=pipe)
+        pipe.execute()
+
     def record(self, request_id: str) -> tuple[Call, RequestFacts] | None:
         """Return what is known of a request; None when nothing is."""
         fields = cast("dict[bytes, bytes]", self._client.hgetall(keys.request(request_id)))
@@ -174,17 +162,19 @@ class RequestStore:
 
     def cancel(self, call: Call) -> bool:
         """Forget the call, or end it if it is kept. Returns whether a worker had it, which is then told."""
-        told = self._cancel(
-            keys=[keys.request(call.id), keys.stream(call.id), list_of(call)],
-            args=[
-                message_of(call, self._attempt(call)),
-                keys.control(""),
-                keys.CONTROL_TTL_S,
-                call.id,
-                keys.held(""),
-            ],
-        )
+        told = self._cancel(keys=_cancel_keys(call), args=_cancel_args(call, self._attempt(call)))
         return bool(told)
+
+    def cancel_all(self, calls: Sequence[Call]) -> None:
+        """As `cancel`, of many at once."""
+        pipe = self._client.pipeline(transaction=False)
+        for call in calls:
+            pipe.hmget(keys.request(call.id), "attempt", "model")
+        for call, (attempt, model) in zip(calls, pipe.execute(), strict=True):
+            if attempt is not None and model is not None:
+                it = replace(call, model=model.decode())
+                self._cancel(keys=_cancel_keys(it), args=_cancel_args(it, int(attempt)), client=pipe)
+        pipe.execute()
 
     def divert(self, call: Call, model: str) -> bool:
         """Have another model answer the call. Returns whether it will: not what a worker has, or had begun."""
@@ -222,6 +212,36 @@ class RequestStore:
     def _attempt(self, call: Call) -> int:
         """Return the latest attempt at the call, which its message names; 0 when there was none."""
         return int(cast("bytes | None", self._client.hget(keys.request(call.id), "attempt")) or 0)
+
+
+def _admission(
+    call: Call, gateway_id: str, max_depth: int, once: Once | None, readiness: Readiness
+) -> tuple[list[str], list[Any]]:
+    """Return the keys and the arguments of lua/admit.lua."""
+    record, waiting = keys.request(call.id), list_of(call)
+    key = keys.once(_once_id(call.caller, once)) if once else record
+    args: list[Any] = [
+        max_depth,
+        life_s(call),
+        message_of(call),
+        int(call.queue_wait_s * 1000),
+        keys.GATEWAY_TTL_S,
+        hashlib.sha256(once.digest.encode()).hexdigest() if once else "",
+        once.ttl_s if once else keys.ONCE_TTL_S,
+        keys.request(""),
+        call.id,
+        readiness.value,
+    ]
+    args += [part for pair in encode_call(call).items() for part in pair]
+    return [record, waiting, keys.wake(gateway_id), key, keys.pace(waiting)], args
+
+
+def _cancel_keys(call: Call) -> list[str]:
+    return [keys.request(call.id), keys.stream(call.id), list_of(call)]
+
+
+def _cancel_args(call: Call, attempt: int) -> list[Any]:
+    return [message_of(call, attempt), keys.control(""), keys.CONTROL_TTL_S, call.id, keys.held("")]
 
 
 def _once_id(caller: str, once: Once) -> str:

@@ -15,12 +15,21 @@ A build may belong to several names; each name goes by its own two.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from tasks.errors import ModelNotFoundError, UnsupportedEndpointError
 from tasks.messages import Endpoint
-from tasks.requests.dispatch import Dispatcher
 from workers.capability import endpoints
+from workers.placement.actions import Explanation
 from workers.registry import ModelSpec, Registry
+
+
+class Sight(Protocol):
+    """What whoever routes sees of models: a gateway's dispatcher, or the feeder of bulk work."""
+
+    def ready(self, model: str) -> bool: ...
+
+    def outlook(self, model: str) -> Explanation | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,7 @@ class Route:
     """The other build of the rollout, where it could answer as well."""
 
 
-def route(registry: Registry, name: str, endpoint: Endpoint, dispatcher: Dispatcher) -> Route:
+def route(registry: Registry, name: str, endpoint: Endpoint, sight: Sight) -> Route:
     """Return where a request goes. Raises ModelNotFoundError and UnsupportedEndpointError."""
     targets = registry.targets(name)
     if targets is None:
@@ -41,17 +50,17 @@ def route(registry: Registry, name: str, endpoint: Endpoint, dispatcher: Dispatc
     if len(able) == 1:
         return Route(able[0])
     desired, previous = able
-    if _previous_serves(desired, previous, dispatcher):
+    if _previous_serves(desired, previous, sight):
         return Route(previous, desired.id)
     return Route(desired, previous.id)
 
 
-def _previous_serves(desired: ModelSpec, previous: ModelSpec, dispatcher: Dispatcher) -> bool:
-    if dispatcher.ready(desired.id):
+def _previous_serves(desired: ModelSpec, previous: ModelSpec, sight: Sight) -> bool:
+    if sight.ready(desired.id):
         return False
-    if dispatcher.ready(previous.id):
+    if sight.ready(previous.id):
         return True
-    outlook = dispatcher.outlook(desired.id)
+    outlook = sight.outlook(desired.id)
     return outlook is not None and outlook.instead == previous.id
 
 
