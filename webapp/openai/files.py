@@ -61,18 +61,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("")
     def several() -> Response:
-        listing.known("purpose", "limit", "after", "order")
-        purpose = listing.choice("purpose", PURPOSES)
-        order = listing.choice("order", ("asc", "desc"))
-        limit = listing.limit(usual=_MOST_ON_A_PAGE, most=_MOST_ON_A_PAGE)
-        after = request.args.get("after")
-        if after is not None:
-            check_id(after, param="after")
-        owner = auth.caller()
-        records, more = desk.ask(
-            lambda desk: desk.files(owner, purpose=purpose, after=after, limit=limit, newest_first=order != "asc")
-        )
-        return listing.page(map(file_object, records), more=more)
+        return _page(gateway)
 
     @routes.get("/<path:file_id>")
     def one(file_id: str) -> Response:
@@ -82,20 +71,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/<path:file_id>/content")
     def content(file_id: str) -> Response:
-        check_id(file_id)
-        owner = auth.caller()
-        record, file = desk.ask(lambda desk: (desk.file(file_id, owner), desk.open(file_id, owner)))
-        return Response(
-            Content(file, record.size),
-            content_type="application/octet-stream",
-            headers={
-                "Content-Length": str(record.size),
-                "Content-Disposition": _disposition(record.name),
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-            },
-            direct_passthrough=True,
-        )
+        return _content(gateway, file_id)
 
     @routes.delete("/<path:file_id>")
     def delete(file_id: str) -> Response:
@@ -128,6 +104,38 @@ def file_object(record: FileRecord) -> dict[str, Any]:
         "status": "processed",
         "status_details": None,
     }
+
+
+def _page(gateway: Gateway) -> Response:
+    listing.known("purpose", "limit", "after", "order")
+    purpose = listing.choice("purpose", PURPOSES)
+    order = listing.choice("order", ("asc", "desc"))
+    limit = listing.limit(usual=_MOST_ON_A_PAGE, most=_MOST_ON_A_PAGE)
+    after = request.args.get("after")
+    if after is not None:
+        check_id(after, param="after")
+    owner = auth.caller()
+    records, more = gateway.desk.ask(
+        lambda desk: desk.files(owner, purpose=purpose, after=after, limit=limit, newest_first=order != "asc")
+    )
+    return listing.page(map(file_object, records), more=more)
+
+
+def _content(gateway: Gateway, file_id: str) -> Response:
+    check_id(file_id)
+    owner = auth.caller()
+    record, file = gateway.desk.ask(lambda desk: (desk.file(file_id, owner), desk.open(file_id, owner)))
+    return Response(
+        Content(file, record.size),
+        content_type="application/octet-stream",
+        headers={
+            "Content-Length": str(record.size),
+            "Content-Disposition": _disposition(record.name),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        },
+        direct_passthrough=True,
+    )
 
 
 def _take_in(gateway: Gateway) -> FileRecord:
