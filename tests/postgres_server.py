@@ -104,11 +104,27 @@ def _started(programs: Path, folder: Path, user: pwd.struct_passwd | None) -> It
     if user is not None:
         as_user |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     data = folder / "data"
-    initdb = [programs / "initdb", "-D", data, "-U", "celerity", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    initdb: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-U",
+        "celerity",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **as_user)
     options = {"listen_addresses": "", "unix_socket_directories": folder, "unix_socket_permissions": "0777"}
     options |= {"fsync": "off", "max_connections": "60"}
-    command = [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())]
+    command: list[str | Path] = [
+        programs / "postgres",
+        "-D",
+        data,
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, **as_user)
     try:

@@ -34,7 +34,7 @@ def add(connection: Connection, batch: BatchRecord, *, reads_file: bool) -> int 
     row |= {"kind": batch.kind.value, "status": batch.status.value, "endpoint": batch.endpoint and batch.endpoint.value}
     row |= {"metadata": _json(batch.metadata), "flaws": _flaws(batch.flaws)}
     if batch.status in ENDED:
-        row["ended_at"] = getattr(batch, f"{batch.status}_at")
+        row["ended_at"] = getattr(batch, f"{batch.status}_at") or batch.created_at
     added = connection.execute(insert_new(connection, batches).returning(batches.c.key), row)
     return added.scalar()
 
@@ -78,6 +78,8 @@ def open_ones(connection: Connection) -> list[BatchRecord]:
 def move(connection: Connection, batch_id: str, to: BatchStatus, now: int, fields: dict[str, Any]) -> bool:
     if unknown := fields.keys() - _SETTABLE:
         raise TypeError(f"not a field that moves with a batch: {sorted(unknown)}")
+    if not _FROM[to]:
+        return False
     values: dict[str, Any] = {"status": to.value, f"{to.value}_at": now, **fields}
     if to in ENDED:
         values["ended_at"] = now

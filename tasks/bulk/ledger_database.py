@@ -141,20 +141,22 @@ class Database:
         # Parameters are people's prompts, and belong in no error text.
         if not self._sqlite:
             arguments = {"connect_timeout": _CONNECT_TIMEOUT_S, "client_encoding": "utf8"}
-            return create_engine(
+            engine = create_engine(
                 self._url,
                 hide_parameters=True,
                 pool_pre_ping=True,
                 pool_timeout=_POOL_TIMEOUT_S,
                 connect_args=arguments,
             )
+            event.listen(engine, "connect", _set_up_postgresql)
+            return engine
         engine = create_engine(
             self._url,
             hide_parameters=True,
             pool_timeout=_POOL_TIMEOUT_S,
             connect_args={"timeout": _FIRST_PAUSE_S, "isolation_level": None},
         )
-        event.listen(engine, "connect", _set_up)
+        event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin)
         return engine
 
@@ -200,10 +202,18 @@ def _name(url: URL) -> str:
     return f"the ledger in PostgreSQL, database {url.database} of {url.host or 'this machine'}{port},"
 
 
-def _set_up(connection: Any, _record: object) -> None:
+def _set_up_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     # The log of a large intake does not stay that large.
     connection.execute("PRAGMA journal_size_limit=67108864")
+
+
+def _set_up_postgresql(connection: Any, _record: object) -> None:
+    # Each query has its index. Until the first ANALYZE of a new batch PostgreSQL believes
+    # its tables to be small, and would read and sort all of it for one page: 50 times as long.
+    for plan in ("seqscan", "bitmapscan", "hashjoin", "mergejoin"):
+        connection.execute(f"SET enable_{plan} = off")
+    connection.commit()
 
 
 def _begin(connection: Connection) -> None:
