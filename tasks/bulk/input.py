@@ -76,13 +76,11 @@ class InputFile:
             if len(self._flaws) >= MAX_FLAWS or self._too_many(count):
                 break
             if raw.number % size == 0:
-                yield chunk
+                yield [] if self._flaws else chunk
                 chunk = []
         if not count:
             self._flaws.append(Flaw("empty_file", "The file has no lines."))
-        if self._flaws:
-            chunk = []
-        yield chunk
+        yield [] if self._flaws else chunk
 
     def _take(self, raw: _Raw, count: int, chunk: list[Line] | None) -> None:
         if self._too_many(count):
@@ -92,7 +90,7 @@ class InputFile:
         read = self._read(raw)
         if isinstance(read, Flaw):
             self._flaws.append(read)
-        elif chunk is not None and not self._flaws:
+        elif chunk is not None:
             chunk.append(read)
 
     def _too_many(self, count: int) -> bool:

@@ -181,7 +181,7 @@ def _parse(text: str) -> URL:
     expected = "expected is sqlite:////path/to/file or postgresql+psycopg://user:password@host/database"
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise LedgerError(f"CELERITY_DATABASE_URL is not a URL; {expected}") from None
     if url.drivername in {"postgresql", "postgres"}:
         url = url.set(drivername="postgresql+psycopg")

@@ -11,7 +11,7 @@ from typing import Any
 _BEGINNING = 256
 # Token ids where a prompt is given as such.
 _BEGINNING_IDS = 64
-_INSTRUCTIONS = frozenset({"system", "developer"})
+_INSTRUCTIONS = ("system", "developer")
 _NONE = "00000000"
 
 
