@@ -141,7 +141,8 @@ def test_as_many_give_way_as_wait_and_bulk_work_keeps_its_share(running: Stack, 
     ]
     for answer in answers[:3]:
         assert isinstance(answer.next(10), Started)
-    wait_until(lambda: waiting(client, "few") == [call.id for call in calls[1:]], "three to have been put back")
+    put_back = {call.id for call in calls[1:]}
+    wait_until(lambda: set(waiting(client, "few")) == put_back, "three to have been put back")
     assert running.waiting("few") == 2
     assert held(client, calls) == calls[:1]
     # When the first of them leaves, the two that wait go before bulk work that is over its share.
