@@ -37,8 +37,8 @@ _LOST = (redis.RedisError, OperationalError, OSError)
 _RETRY_S = 1.0
 # A worker says that it is online a moment before it listens to what it is asked.
 _LISTENS_AFTER_S = 0.3
-# A task takes some 3 KiB; a page shows the latest anyway.
-_MAX_TASKS = 10_000
+# Each takes some 7 KiB, and people look at the latest.
+_MAX_TASKS = 5_000
 # A replica that has ended is shown as offline for so long, and then forgotten: its successor has another name.
 _FORGET_OFFLINE_S = 900
 _QUIET = ("flower", "kombu", "tornado", "celery")

@@ -17,7 +17,7 @@ from celery.worker.consumer.events import Events
 from celery.worker.consumer.tasks import Tasks
 from kombu.exceptions import OperationalError
 
-from workers.host.monitoring import Lapse
+from workers.host.monitoring import Gather, Lapse
 
 log = logging.getLogger(__name__)
 
@@ -126,4 +126,4 @@ class NoRetry(bootsteps.StartStopStep):  # type: ignore[misc]
             dispatcher.send = once
 
 
-GUARDS = (FinishPop, DrainPop, Tend, NoRetry, Lapse)
+GUARDS = (FinishPop, DrainPop, Tend, NoRetry, Lapse, Gather)
