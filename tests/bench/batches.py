@@ -14,7 +14,6 @@ import openai
 
 from tests.bench.load import cpu_s
 from tests.bench.site import Site, site
-from tests.processes import of_state_dir
 from tests.waiting import wait_until
 
 SEATS, TTFT_MS, ITL_MS, TOKENS = 32, 200, 10, 81
@@ -122,7 +121,7 @@ def _ask(running: Site, count: int, clients: int = 32) -> None:
 
 
 def _spent(running: Site, work: Callable[[], None]) -> float:
-    processes = of_state_dir(running.state_dir)
+    processes = running.processes()
     before = sum(map(cpu_s, processes))
     work()
     return sum(map(cpu_s, processes)) - before
@@ -156,7 +155,7 @@ def _await(client: openai.OpenAI, ids: list[str], reached: Callable[[Any], bool]
 
 
 def _rss(running: Site) -> dict[str, float]:
-    return {f"{it.pid} {it.name()}": it.memory_info().rss / 2**20 for it in of_state_dir(running.state_dir)}
+    return {f"{it.pid} {' '.join(it.cmdline())[:60]}": it.memory_info().rss / 2**20 for it in running.processes()}
 
 
 class _Peak:

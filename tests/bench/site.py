@@ -23,6 +23,7 @@ from deploy import embedded_redis
 from tasks.connections import command_client
 from tasks.records.orders import OrderStore
 from tasks.records.replicas import ReplicaState, ReplicaStore
+from tests.processes import alive, of_state_dir
 from tests.stack import REPOSITORY
 from tests.waiting import wait_until
 
@@ -35,6 +36,15 @@ class Site:
 
     port: int
     state_dir: Path
+    pid: int
+    """Of `celerity up`."""
+
+    def processes(self) -> list[psutil.Process]:
+        """Return `celerity up`, its descendants, and the replicas, which outlive who starts them."""
+        up = psutil.Process(self.pid)
+        # Not all by their environment: a long title is written over it.
+        found = {up, *up.children(recursive=True), *of_state_dir(self.state_dir)}
+        return alive(found.union(*(it.children(recursive=True) for it in found)))
 
     def ask(self, model: str, tokens: int = 8) -> tuple[int, float]:
         """Return the status and how long the whole answer took."""
@@ -115,7 +125,7 @@ def site(models: str, memory_mib: int) -> Iterator[Site]:
             )
             assert process.poll() is None, out.read_text()
             address = next(line for line in out.read_text().splitlines() if line.startswith("ready http"))
-            yield Site(int(address.rpartition(":")[2].partition("/")[0]), state_dir)
+            yield Site(int(address.rpartition(":")[2].partition("/")[0]), state_dir, process.pid)
         finally:
             end(process)
 
