@@ -73,9 +73,8 @@ def doing(facts: BatchFacts, rates: Rates | None) -> str:
     parts = [f"{facts.done:,}/{facts.total:,}"]
     if facts.failed:
         parts.append(f"{facts.failed:,} failed")
-    if rates is not None:
-        parts.append(f"{_figure(rates.lines_per_s)} lines/s, {_figure(rates.tokens_per_s)} tokens/s")
     if rates is not None and facts.status is BatchStatus.IN_PROGRESS:
+        parts.append(f"{_figure(rates.lines_per_s)} lines/s, {_figure(rates.tokens_per_s)} tokens/s")
         parts.append(f"{spoken((facts.total - facts.finished) / rates.lines_per_s)} left")
     return ", ".join(parts)
 

@@ -62,16 +62,17 @@ def standing(facts: BatchFacts, now: float) -> list[str]:
 
 def summary(facts: BatchFacts) -> list[str]:
     """Return what is to be said of a batch that has ended, but where its results are."""
+    if facts.status is BatchStatus.FAILED:
+        return [f"{facts.id} could not be begun:", *(f"  {flaw}" for flaw in facts.flaws)]
     took = "" if facts.ended_at is None else f", in {spoken(facts.ended_at - facts.created_at)}"
     lines = [f"{facts.id} {_ENDS[facts.status]}: {_counts(facts)}{took}"]
     if facts.tokens_read or facts.tokens_written:
         lines.append(f"{facts.tokens_read:,} tokens read, {facts.tokens_written:,} written")
-    return [*lines, *(f"  {flaw}" for flaw in facts.flaws)]
+    return lines
 
 
 _ENDS = {
     BatchStatus.COMPLETED: "is completed",
-    BatchStatus.FAILED: "could not be begun",
     BatchStatus.EXPIRED: "has expired",
     BatchStatus.CANCELLED: "was cancelled",
 }
