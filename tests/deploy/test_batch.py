@@ -237,6 +237,12 @@ def test_what_cannot_be_done_is_one_line(
     assert "POST /v1/files" not in api.asked
 
 
+@pytest.mark.parametrize("args", [[], ["submit"], ["status"], ["cancel"], ["download"]])
+def test_every_command_has_help(args: list[str]) -> None:
+    ran = CliRunner().invoke(main, ["batch", *args, "-h"])
+    assert (ran.exit_code, "Usage:" in ran.output) == (0, True)
+
+
 def test_one_batch_is_told_with_how_long_it_takes(
     api: Batches, runs: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
