@@ -93,8 +93,11 @@ class Inference:
                 held.release(Release.TO_QUEUE)
 
     def holding(self) -> tuple[int, int]:
-        """Return how many calls stay here until they end: interactive ones (and unknown ones, still claimed), bulk."""
-        staying = [held for held in self._held.values() if held.released is None]
+        """Return how many calls stay here until they end: interactive ones (and unknown ones, still claimed), bulk.
+
+        Callable from any thread.
+        """
+        staying = [held for held in list(self._held.values()) if held.released is None]
         bulk = sum(held.bulk for held in staying)
         return len(staying) - bulk, bulk
 
