@@ -3,7 +3,9 @@
 Its broker page knows the queues that workers consume, as it last heard, and adds up the
 priorities; so a model that nobody serves yet, which is where requests wait longest, is
 missing. Its worker page shows what the worker said when the page was last opened. Its
-metrics ask for no password.
+metrics ask for no password. And what tasks were called with, and what came of them, may be
+prompts and answers: of our own messages only ids can be seen, but `celery call tasks.chat`
+is Celery's, and says it all.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import redis
-from flower.api.tasks import GetQueueLengths
+from flower.api.tasks import GetQueueLengths, TaskResult
+from flower.inspector import Inspector
 from flower.views.broker import BrokerView
 from flower.views.monitor import Metrics
 from flower.views.workers import WorkerView
@@ -26,6 +30,8 @@ from tasks.queues import BATCH_QUEUE, LOADER_QUEUE, Priority, model_queue, queue
 from workers.registry_watch import RegistryWatch
 
 _ASK_WITHIN_S = 1.0
+_PRIVATE = frozenset({"args", "kwargs", "result"})
+_UNSAID = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +140,35 @@ class WorkerPage(WorkerView):  # type: ignore[misc]
         super().render(template, **values)
 
 
+class NoResult(TaskResult):  # type: ignore[misc]
+    """`/api/task/result/ID`."""
+
+    @web.authenticated
+    async def get(self, taskid: str) -> None:
+        raise web.HTTPError(HTTPStatus.FORBIDDEN, "An answer is read with `celery result`")
+
+
+class DiscreetInspector(Inspector):  # type: ignore[misc]
+    """What workers say of themselves, without what their tasks were called with."""
+
+    def _on_update(self, workername: str, method: str, response: Any) -> None:
+        if method in self.task_inspect_methods and method != "revoked":
+            # Scheduled ones have their request within.
+            response = [discreet(task | {"request": discreet(task.get("request", {}))}) for task in response]
+        super()._on_update(workername, method, response)
+
+
 class MetricsPage(Metrics):  # type: ignore[misc]
     """`/metrics`, for who has the password."""
 
     @web.authenticated
     async def get(self) -> None:
         await super().get()
+
+
+def discreet(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of a task without its arguments and its result."""
+    return {name: _UNSAID if name in _PRIVATE else value for name, value in fields.items()}
 
 
 def flat(pool: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,5 +188,6 @@ def pages(client: redis.Redis, registry: RegistryWatch) -> list[Any]:
         web.url(r"/broker", BrokerPage, table, name="broker"),
         (r"/api/queues/length", QueueLengths, table),
         web.url(r"/worker/(.+)", WorkerPage, name="worker"),
+        (r"/api/task/result/(.+)", NoResult),
         (r"/metrics", MetricsPage),
     ]

@@ -25,7 +25,7 @@ from kombu.exceptions import OperationalError
 from tornado.ioloop import IOLoop
 
 from deploy.flower import HOST, USER, read_password
-from deploy.flower_pages import pages
+from deploy.flower_pages import DiscreetInspector, discreet, pages
 from tasks.app import app, settings
 from tasks.connections import command_client
 from tasks.logs import configure
@@ -54,7 +54,7 @@ class TaskEvents(Events):  # type: ignore[misc]  # flower ships no types
         self._ask_soon()
 
     def on_event(self, event: dict[str, Any]) -> None:
-        super().on_event(event)
+        super().on_event(discreet(event))
         if event["type"] == "worker-online":
             self._ask_soon()
 
@@ -107,6 +107,7 @@ def main() -> None:
     )
     command.extract_settings()
     server = Flower(capp=app, options=options, events=events, io_loop=loop, **flower_settings)
+    server.inspector = DiscreetInspector(loop, app, options.inspect_timeout / 1000)
     client = command_client(settings.redis_url)
     server.add_handlers(".*", pages(client, RegistryWatch(settings.models, settings.models_dir)))
     for number in (signal.SIGTERM, signal.SIGINT):

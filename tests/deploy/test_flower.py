@@ -18,7 +18,7 @@ import pytest
 
 from deploy import embedded_redis, flower, readiness
 from deploy.errors import StartError
-from deploy.flower_pages import flat, rows_of
+from deploy.flower_pages import discreet, flat, rows_of
 from tests.deploy.test_up import Up, running
 from tests.processes import alive
 from tests.stack import free_port
@@ -82,6 +82,12 @@ def test_every_model_has_a_row_for_each_priority_whoever_serves_it() -> None:
 def test_the_facts_of_an_engine_stand_beside_those_of_its_pool() -> None:
     pool = {"implementation": "p", "timeouts": [None, None], "processes": [7], "engine": {"model": "a-b", "x": None}}
     assert flat(pool) == {"implementation": ["p"], "processes": [7], "engine model": ["a-b"]}
+
+
+def test_what_a_task_was_called_with_and_what_came_of_it_stays_unsaid() -> None:
+    event = {"type": "task-received", "uuid": "1", "args": "('a prompt',)", "kwargs": "{}"}
+    assert discreet(event) == {"type": "task-received", "uuid": "1", "args": "-", "kwargs": "-"}
+    assert discreet({"result": "'an answer'", "runtime": 1.0}) == {"result": "-", "runtime": 1.0}
 
 
 @pytest.fixture(scope="module")
