@@ -75,10 +75,6 @@ class Ledger:
         """Return files of anybody's whose time is over, but for those that an open batch reads."""
         return self._database.read(lambda c: ledger_files.expired(c, now, limit))
 
-    def known_files(self, file_ids: Iterable[str]) -> set[str]:
-        """Return those of the ids that are of files of anybody's."""
-        return self._database.read(lambda c: ledger_files.known(c, file_ids))
-
     # --- batches
 
     def add_batch(self, batch: BatchRecord, lines: Sequence[Line] = (), *, reads_file: bool = False) -> bool:

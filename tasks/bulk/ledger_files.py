@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, or_, select
@@ -32,10 +31,6 @@ def add(connection: Connection, file: FileRecord) -> None:
 def find(connection: Connection, file_id: str, owner: str) -> FileRecord | None:
     row = connection.execute(select(*_COLUMNS).where(files.c.id == file_id, files.c.owner == owner)).first()
     return None if row is None else _record(row)
-
-
-def known(connection: Connection, file_ids: Iterable[str]) -> set[str]:
-    return set(connection.scalars(select(files.c.id).where(files.c.id.in_(list(file_ids)))))
 
 
 def page(

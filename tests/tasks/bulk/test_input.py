@@ -177,7 +177,7 @@ def test_reading_goes_on_after_a_number_and_still_knows_what_stood_before() -> N
 
 
 def test_without_an_endpoint_each_line_says_its_own_or_is_a_body() -> None:
-    bodies = [
+    bodies: list[dict[str, Any]] = [
         {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]},
         {"model": "demo", "prompt": "Hello"},
         {"model": "demo", "input": ["Hello"]},

@@ -7,13 +7,15 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 
 from tasks.bulk.ledger import Ledger, LedgerError
+from tasks.bulk.records import BatchStatus
 from tests.stack import free_port, in_threads
-from tests.tasks.bulk.ledger_rows import answer, batch, batch_id, file, file_id, lines, started
+from tests.tasks.bulk.ledger_rows import answer, batch, batch_id, failure, file, file_id, lines, started
 from tests.waiting import wait_until
 
 
@@ -21,7 +23,7 @@ from tests.waiting import wait_until
     ("url", "said"),
     [
         ("nonsense", "not a URL"),
-        ("postgresql+psycopg://me:s3cret@[host", "not a URL"),
+        ("postgresql+psycopg://me:s3cret@host:port/db", "not a URL"),
         ("mysql://me:s3cret@host/db", "of mysql, which is not supported"),
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
@@ -129,13 +131,90 @@ def test_a_writer_waits_for_another_process_and_then_writes(tmp_path: Path) -> N
             # Whoever reads does not wait.
             assert ledger.counts([here])[here].total == 1
             done = threading.Event()
-            waiting = threading.Thread(target=lambda: (ledger.record([answer(taken)]), done.set()))
+
+            def record() -> None:
+                ledger.record([answer(taken)])
+                done.set()
+
+            waiting = threading.Thread(target=record)
             waiting.start()
             assert not done.wait(0.05)
             let_go()
             wait_until(done.is_set, "the result to be recorded")
             waiting.join()
         assert ledger.counts([here])[here].completed == 1
+
+
+def test_what_somebody_was_told_is_synced_and_what_can_be_tried_again_is_not(tmp_path: Path) -> None:
+    with contextlib.closing(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger, _statements() as said:
+        here = started(ledger, lines(2))
+        said.clear()
+        taken = ledger.take(here, "demo", 2)
+        ledger.give_back(taken[:1])
+        assert [one for one, _ in said if "synchronous" in one] == ["PRAGMA synchronous=NORMAL"] * 2
+        said.clear()
+        ledger.record([answer(one) for one in taken])
+        ledger.add_file(file(2))
+        ledger.add_batch(batch(2))
+        ledger.move(batch_id(2), BatchStatus.CANCELLING, now=1)
+        assert [one for one, _ in said if "synchronous" in one] == ["PRAGMA synchronous=FULL"] * 4
+
+
+def test_every_query_has_its_index(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with contextlib.closing(Ledger(f"sqlite:///{path}")) as ledger:
+        ledger.open_batches()
+        with _statements() as said:
+            _everything(ledger)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement, parameters in said:
+            if statement.startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
+                plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+                scans = [step for step in plan if step.startswith("SCAN bulk_") and " USING " not in step]
+                assert not scans, statement
+
+
+def _everything(ledger: Ledger) -> None:
+    ledger.add_file(file())
+    ledger.file(file_id(1), "ann")
+    ledger.files("ann", after=file_id(1))
+    ledger.files("ann", purpose="batch", newest_first=False)
+    ledger.expired_files(1)
+    here = started(ledger, lines(5))
+    ledger.add_lines(here, lines(9))
+    first, second, third = ledger.take(here, "demo", 3)
+    ledger.give_back([first])
+    ledger.record([answer(second), failure(third)])
+    ledger.end_pending(here, failure(third), limit=1)
+    for ok in (True, False):
+        list(ledger.results(here, ok=ok))
+    ledger.running()
+    ledger.running([here])
+    ledger.batch(here, "ann")
+    ledger.batches("ann", after=here)
+    ledger.open_batches()
+    ledger.pending(here)
+    ledger.counts([here])
+    ledger.last_line(here)
+    ledger.move(here, BatchStatus.EXPIRED, now=1)
+    ledger.forget_results(here)
+    ledger.forget_calls(1)
+    ledger.remove_file(file_id(1), "ann")
+
+
+@contextlib.contextmanager
+def _statements() -> Iterator[list[tuple[str, Any]]]:
+    """Yield what the database is told from here on, with the (first) parameters of each."""
+    said: list[tuple[str, Any]] = []
+
+    def note(
+        _connection: object, _cursor: object, statement: str, parameters: Any, _context: object, many: bool
+    ) -> None:
+        said.append((statement, parameters[0] if many else parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield said
+    event.remove(Engine, "before_cursor_execute", note)
 
 
 def change(url: str, statement: str) -> None:
