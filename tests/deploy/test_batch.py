@@ -356,6 +356,12 @@ def test_what_speaks_another_language_is_said(api: Batches) -> None:
         BatchClient(Address(api.url)).batch("b")
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:port", "http://[::1"])
+def test_what_is_no_address_is_said(url: str) -> None:
+    with pytest.raises(CommandError, match="is no address; one looks like http://"):
+        BatchClient(Address(url)).latest(1)
+
+
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_who_answers_not_now_may_later(api: Batches, status: int) -> None:
     api.away = [status]
