@@ -119,6 +119,10 @@ class EngineWorker:
         load = self._engine.load()
         return 0 if load.waiting or load.kv_usage >= KV_FULL else self._circuit.limit(load.seats, time.monotonic())
 
+    def crowded(self) -> bool:
+        # Of the cache too, a part is left for interactive requests.
+        return self._engine is None or self._engine.load().kv_usage >= KV_FULL - self.shares.headroom
+
     def _takes_work(self) -> bool:
         return self._state is ReplicaState.READY and not (self._sleeper is not None and self._sleeper.is_dozing)
 

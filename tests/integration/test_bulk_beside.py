@@ -50,7 +50,9 @@ def client(running: Stack) -> Iterator[redis.Redis]:
     client.close()
 
 
-def bulk(client: redis.Redis, model: str, count: int, *, max_tokens: int = LONG, stream: bool = False) -> list[Call]:
+def bulk(
+    client: redis.Redis, model: str, count: int, *, max_tokens: int = LONG, stream: bool = False, form: str = "text"
+) -> list[Call]:
     """Queue bulk calls as the feeder does: kept, and nobody's."""
     store = RequestStore(client)
     calls = []
@@ -62,6 +64,7 @@ def bulk(client: redis.Redis, model: str, count: int, *, max_tokens: int = LONG,
             max_tokens=max_tokens,
             gateway="",
             priority=Priority.BULK,
+            response_format=form,
             keep_s=600,
         )
         assert store.admit(call, gateway_id="feeder", max_depth=-1) == Queued()
@@ -171,6 +174,17 @@ def test_bulk_work_gets_its_share_of_an_engine_that_is_full_of_interactive_work(
     assert running.waiting("few") == 2
     for answer in answers:
         answer.close()
+
+
+def test_a_stream_that_nobody_can_go_on_with_is_not_put_back(running: Stack, client: redis.Redis) -> None:
+    running.worker("few")
+    calls = bulk(client, "few", 1)
+    wait_until(lambda: len(held(client, calls)) == 1, "the first to be taken")
+    calls += bulk(client, "few", 3, stream=True, form="json_object")
+    wait_until(lambda: all(client.xlen(keys.stream(call.id)) > 2 for call in calls[1:]), "the others to have begun")
+    assert isinstance(ask(running, "few")[-1], Done)
+    wait_until(lambda: len(held(client, calls)) == 4, "bulk work to have the seat again")
+    assert [starts(client, call) for call in calls] == [2, 1, 1, 1]
 
 
 def test_two_replicas_together_put_back_one_for_each_that_waits(running: Stack, client: redis.Redis) -> None:

@@ -82,6 +82,11 @@ def test_of_32_seats_one_stays_free_and_two_are_bulk_works_own() -> None:
     assert pull_order(USUAL, seats=32, interactive=28, bulk=2) == (INTERACTIVE, BULK)
 
 
+def test_where_the_cache_is_nearly_full_bulk_work_takes_no_more_than_its_share() -> None:
+    assert pull_order(USUAL, seats=32, interactive=0, bulk=2, crowded=True) == (INTERACTIVE,)
+    assert pull_order(USUAL, seats=32, interactive=0, bulk=1, crowded=True) == (BULK, INTERACTIVE)
+
+
 def test_a_single_seat_is_nobodys_own() -> None:
     assert USUAL.guaranteed(1) == 0
     assert pull_order(USUAL, seats=1, interactive=0, bulk=0) == (INTERACTIVE, BULK)

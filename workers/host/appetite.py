@@ -62,16 +62,19 @@ class Peak:
         return max(self._before, self._now)
 
 
-def pull_order(shares: Shares, *, seats: int, interactive: int, bulk: int, expected: int = 0) -> tuple[int, ...]:
+def pull_order(
+    shares: Shares, *, seats: int, interactive: int, bulk: int, expected: int = 0, crowded: bool = False
+) -> tuple[int, ...]:
     """Return the priority steps to pop, the one to be served first in front, for a worker that holds so much.
 
-    `expected` is how much interactive work it may soon hold again.
+    `expected` is how much interactive work it may soon hold again; `crowded`: what is free besides seats
+    is for interactive work.
     """
     if interactive + bulk >= seats:
         return (INTERACTIVE,)
     if bulk < shares.guaranteed(seats):
         return (BULK, INTERACTIVE)
-    if max(interactive, expected) + bulk < shares.fillable(seats):
+    if not crowded and max(interactive, expected) + bulk < shares.fillable(seats):
         return (INTERACTIVE, BULK)
     return (INTERACTIVE,)
 

@@ -179,6 +179,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             interactive=others,
             bulk=bulk,
             expected=self._peak.note(others, time.monotonic()),
+            crowded=self.resident.crowded(),
         )
 
     def die(self, reason: str) -> None:

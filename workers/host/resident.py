@@ -38,6 +38,10 @@ class Resident(Protocol):
         """Return the most tasks the worker may hold now, those it holds already included."""
         ...
 
+    def crowded(self) -> bool:
+        """Say whether bulk work beyond its guaranteed part is to take no further seat, though some are free."""
+        ...
+
     def consuming(self) -> None:
         """The worker takes tasks from now on (also after every reconnect)."""
         ...
