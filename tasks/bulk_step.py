@@ -7,6 +7,7 @@ thread runs them; they only hand in what users call by name.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from celery import bootsteps, states
@@ -48,7 +49,7 @@ class CeleryResults:
         consumer = self._worker.consumer
         dispatcher = getattr(consumer, "event_dispatcher", None)
         if dispatcher is not None and "task" in dispatcher.groups:
-            consumer.hub.call_soon(dispatcher.send, event, **fields)
+            consumer.hub.call_soon(functools.partial(dispatcher.send, event, **fields))
 
 
 class FeederStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no types

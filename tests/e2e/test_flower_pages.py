@@ -9,6 +9,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from tasks.queues import Priority
 from tasks.requests.request_store import Queued, RequestStore
 from tasks.settings import embedded_redis_url
 from tests.browser import Browser, Page, browser
-from tests.deploy.test_up import Up, running
+from tests.deploy.test_up import Up, environment, running
 from tests.stack import chat
 from tests.waiting import wait_until
 
@@ -112,7 +114,7 @@ def has_events(flower: Flower) -> bool:
 
 def test_the_workers_are_online(flower: Flower) -> None:
     page = flower.page("/workers")
-    names = {"control@gpu-1", "agent@gpu-1", flower.replica("chat-small"), flower.replica("chat-large")}
+    names = {"control@gpu-1", "agent@gpu-1", "bulk@gpu-1", flower.replica("chat-small"), flower.replica("chat-large")}
 
     def online() -> set[str]:
         return {row[0] for row in page.table("#workers-table") if row[1] == "Online"}
@@ -128,7 +130,9 @@ def test_a_worker_s_page_shows_its_pool_and_its_engine(flower: Flower) -> None:
         assert facts["Running"] == "1"
         assert facts["Engine model"] == "chat-small"
         assert facts["Engine replica"] == name.partition("@")[0]
-        assert (facts["Engine state"], facts["Engine seats"], facts["Engine running"]) == ("ready", "2", "1")
+        assert (facts["Engine state"], facts["Engine device"]) == ("ready", "cpu")
+        assert (facts["Engine seats"], facts["Engine running"]) == ("2", "1")
+        assert (facts["Engine interactive held"], facts["Engine bulk held"]) == ("1", "0")
         assert 0 <= float(facts["Engine kv usage"]) <= 1
     # Opened again it shows the worker as it is by then, not as it was.
     wait_until(
@@ -170,6 +174,20 @@ def test_tasks_show_how_requests_ended_and_how_long_they_took(flower: Flower) ->
     assert SECRET not in flower.ask("GET", "/api/tasks", password=flower.password)[1]
 
 
+def test_a_celery_call_shows_what_became_of_it_and_not_what_it_said(flower: Flower) -> None:
+    body = {"model": "chat-small", "max_tokens": 5, "messages": [{"role": "user", "content": SECRET}]}
+    command = [sys.executable, "-m", "celery", "-q", "-A", "tasks.app", "call", "tasks.chat", "--kwargs"]
+    env = environment(CELERITY_STATE_DIR=str(flower.up.state_dir))
+    called = subprocess.run([*command, json.dumps(body)], capture_output=True, text=True, check=True, env=env)
+    call = called.stdout.strip()
+    wait_until(lambda: flower.task(call)["state"] == "SUCCESS", "the call to have succeeded", timeout_s=60)
+    seen = [flower.page(f"/task/{call}").text(), flower.page("/worker/bulk@gpu-1").run("document.body.innerHTML")]
+    seen += [flower.ask("GET", path, password=flower.password)[1] for path in ("/api/tasks", "/api/workers")]
+    assert call in seen[0]
+    assert all(SECRET not in text for text in seen)
+    assert flower.ask("GET", f"/api/task/result/{call}", password=flower.password)[0] == 403
+
+
 def test_the_queues_show_what_waits_at_each_priority(flower: Flower) -> None:
     def wait_in_queue(priority: Priority, count: int) -> list[Call]:
         calls = [chat(SECRET, model="chat-cold", gateway="", priority=priority, keep_s=60) for _ in range(count)]
@@ -188,7 +206,7 @@ def test_the_queues_show_what_waits_at_each_priority(flower: Flower) -> None:
     assert waiting["model.chat-large (bulk)"] == (0, 0, 1)
     assert waiting["loader"][2] == 1
     assert waiting["node.gpu-1"][2] == 1
-    assert "batch" in waiting
+    assert waiting["batch"][2] == 1
 
 
 PAGES = ("/", "/workers", "/tasks", "/broker", "/metrics", "/worker/control@gpu-1", "/tasks/datatable")
