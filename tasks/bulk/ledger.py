@@ -151,7 +151,7 @@ class Ledger:
 
     def running(self, batch_ids: Iterable[str] | None = None) -> list[Taken]:
         """Return the lines that run (of open batches when None), as `take` returned them; for a feeder that starts."""
-        wanted = None if batch_ids is None else list(batch_ids)
+        wanted = None if batch_ids is None else frozenset(batch_ids)
         return self._database.read(lambda c: ledger_lines.running(c, wanted))
 
     def give_back(self, lines: Sequence[Taken], *, counted: bool = True) -> int:
@@ -189,6 +189,14 @@ class Ledger:
         ):
             # Whoever waits for SQLite looks now and then whether it is free, and must find it so.
             time.sleep(min(_LONGEST_PAUSE_S, time.monotonic() - began))
+
+    def forget_some(self, batch_id: str, limit: int) -> bool:
+        """As `forget_results`, in one transaction and at most so many lines. Returns whether any were there."""
+        return self._database.write(lambda c: ledger_lines.forget(c, batch_id, limit))
+
+    def leftovers(self, limit: int = 100) -> list[str]:
+        """Return batches of files that have ended and still have their lines: whoever ended them died meanwhile."""
+        return self._database.read(lambda c: ledger_batches.leftovers(c, limit))
 
     def counts(self, batch_ids: Iterable[str]) -> Mapping[str, Counts]:
         wanted = list(batch_ids)

@@ -8,7 +8,7 @@ the database to themselves.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -88,11 +88,13 @@ def take(connection: Connection, batch_id: str, model: str, count: int) -> list[
     return [_taken(batch_id, row) for row in sorted(taken, key=lambda row: (row.prefix, row.number))]
 
 
-def running(connection: Connection, batch_ids: Iterable[str] | None) -> list[Taken]:
+def running(connection: Connection, batch_ids: Collection[str] | None) -> list[Taken]:
     query = select(batches.c.id.label("batch_id"), *_LINE).join(batches, batches.c.key == lines.c.batch).where(RUNNING)
-    query = query.where(OPEN) if batch_ids is None else query.where(batches.c.id.in_(list(batch_ids)))
+    if batch_ids is None:
+        query = query.where(OPEN)
     found = connection.execute(query.order_by(lines.c.batch, lines.c.prefix, lines.c.number))
-    return [_taken(row.batch_id, row) for row in found]
+    # Few run, in all batches together. Asked for one, SQLite would read the whole batch to find them.
+    return [_taken(row.batch_id, row) for row in found if batch_ids is None or row.batch_id in batch_ids]
 
 
 def give_back(connection: Connection, given: Sequence[Taken], *, counted: bool) -> int:
@@ -134,7 +136,15 @@ def end_pending(connection: Connection, batch_id: str, outcome: Outcome, limit: 
     key = ledger_batches.keys_of(connection, [batch_id]).get(batch_id)
     if key is None:
         return 0
-    due = select(lines.c.number).where(lines.c.batch == key, PENDING).limit(limit).with_for_update().cte("due")
+    due = (
+        select(lines.c.number)
+        .where(lines.c.batch == key, PENDING)
+        # The order of the index, or SQLite would take the primary key and read the lines that have ended too.
+        .order_by(lines.c.model, lines.c.prefix, lines.c.number)
+        .limit(limit)
+        .with_for_update()
+        .cte("due")
+    )
     ended = connection.execute(
         update(lines)
         .where(lines.c.batch == key, lines.c.number.in_(select(due.c.number)))

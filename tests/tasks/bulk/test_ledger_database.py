@@ -172,6 +172,9 @@ def test_every_query_has_its_index(tmp_path: Path) -> None:
                 plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
                 scans = [step for step in plan if step.startswith("SCAN bulk_") and " USING " not in step]
                 assert not scans, statement
+                for state in ("pending", "running"):
+                    if f"state = '{state}'" in statement:
+                        assert any(f"INDEX bulk_lines_{state}" in step for step in plan), statement
 
 
 def _everything(ledger: Ledger) -> None:
