@@ -172,12 +172,14 @@ def discreet(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(pool: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pool's facts with those of its engine beside them.
+    """Return a pool's facts with those of its engine, and other groups of them, one by one.
 
     In a list, as which each comes, Flower writes words as they are; else it makes `qwen3-8b` to `Qwen3 8b`.
     """
-    facts = {name: value for name, value in pool.items() if name not in {"engine", "timeouts"}}
-    facts |= {f"engine {name}": value for name, value in pool.get("engine", {}).items()}
+    facts: dict[str, Any] = {}
+    for name, value in pool.items():
+        facts |= {f"{name} {inner}": it for inner, it in value.items()} if isinstance(value, dict) else {name: value}
+    facts.pop("timeouts", None)
     return {name: value if isinstance(value, list) else [value] for name, value in facts.items() if value is not None}
 
 

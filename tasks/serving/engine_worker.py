@@ -161,7 +161,6 @@ class EngineWorker:
 
     def facts(self) -> dict[str, Any]:
         load = self._engine.load() if self._engine else None
-        interactive, bulk = self._inference.holding() if self._inference else (0, 0)
         return {
             "model": self._identity.spec.id,
             "replica": self._identity.replica_id,
@@ -169,8 +168,6 @@ class EngineWorker:
             "state": self._state.value,
             "rotation": self._circuit.rotation.value,
             "seats": load.seats if load else 0,
-            "interactive_held": interactive,
-            "bulk_held": bulk,
             "running": load.running if load else 0,
             "waiting": load.waiting if load else 0,
             "kv_usage": round(load.kv_usage, 3) if load else 0.0,

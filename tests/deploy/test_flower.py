@@ -80,8 +80,13 @@ def test_every_model_has_a_row_for_each_priority_whoever_serves_it() -> None:
 
 
 def test_the_facts_of_an_engine_stand_beside_those_of_its_pool() -> None:
-    pool = {"implementation": "p", "timeouts": [None, None], "processes": [7], "engine": {"model": "a-b", "x": None}}
-    assert flat(pool) == {"implementation": ["p"], "processes": [7], "engine model": ["a-b"]}
+    pool = {"implementation": "p", "timeouts": [None, None], "processes": [7], "held": {"bulk": 3}}
+    assert flat(pool | {"engine": {"model": "a-b", "x": None}}) == {
+        "implementation": ["p"],
+        "processes": [7],
+        "held bulk": [3],
+        "engine model": ["a-b"],
+    }
 
 
 def test_what_a_task_was_called_with_and_what_came_of_it_stays_unsaid() -> None:

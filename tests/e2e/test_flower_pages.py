@@ -132,7 +132,7 @@ def test_a_worker_s_page_shows_its_pool_and_its_engine(flower: Flower) -> None:
         assert facts["Engine replica"] == name.partition("@")[0]
         assert (facts["Engine state"], facts["Engine device"]) == ("ready", "cpu")
         assert (facts["Engine seats"], facts["Engine running"]) == ("2", "1")
-        assert (facts["Engine interactive held"], facts["Engine bulk held"]) == ("1", "0")
+        assert (facts["Held interactive"], facts["Held bulk"]) == ("1", "0")
         assert 0 <= float(facts["Engine kv usage"]) <= 1
     # Opened again it shows the worker as it is by then, not as it was.
     wait_until(
