@@ -21,6 +21,13 @@ log = logging.getLogger(__name__)
 OUTPUT_PURPOSE = "batch_output"
 _LINES = 200
 _MOST_ENDED = 1000
+_FORGOTTEN_AT_ONCE = 1000
+
+
+def forget(ledger: Ledger, batch_id: str) -> Iterator[bool]:
+    """Remove the lines of a batch that needs them no more."""
+    while ledger.forget_some(batch_id, _FORGOTTEN_AT_ONCE):
+        yield True
 
 
 class CallResults(Protocol):
@@ -68,7 +75,7 @@ class Closing:
                 files |= {field: made} if made else {}
         if self._ledger.move(batch.id, to, now=int(self._now()), **files):
             log.info("batch ended", extra={"event": "batch_ended", "batch": batch.id, "status": to.value})
-        self._ledger.forget_results(batch.id)
+        yield from forget(self._ledger, batch.id)
 
     def _written(self, batch: BatchRecord, *, ok: bool) -> Generator[bool, None, str | None]:
         """Return the id of the file of the lines that went well, or of the others; None where there are none."""

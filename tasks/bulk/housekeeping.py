@@ -1,10 +1,14 @@
-"""What is swept away once a minute: files whose time is over, uploads that nobody finished, calls long answered."""
+"""What is swept away once a minute: files whose time is over, uploads that nobody finished, calls long answered.
+
+Of batches, the lines of those that had ended when whoever ended them died.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 
+from tasks.bulk.closing import forget
 from tasks.bulk.files import FileStore
 from tasks.bulk.ledger import Ledger
 from tasks.errors import FileInUseError
@@ -35,5 +39,7 @@ def sweep(ledger: Ledger, files: FileStore, *, calls_s: float, now: float) -> It
     yield True
     while ledger.forget_calls(int(now - calls_s)):
         yield True
+    for batch_id in ledger.leftovers():
+        yield from forget(ledger, batch_id)
     if removed or swept:
         log.info("files swept", extra={"event": "files_swept", "expired": removed, "uploads": swept})

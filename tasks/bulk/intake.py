@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 
+from tasks.bulk.closing import forget
 from tasks.bulk.files import FileStore
 from tasks.bulk.input import InputFile, Terms
 from tasks.bulk.ledger import Ledger
@@ -28,7 +29,7 @@ def intake(ledger: Ledger, files: FileStore, batch: BatchRecord, settings: Setti
     try:
         file = files.open(batch.input_file_id)
     except FileNotFoundError:
-        _fail(ledger, batch, (Flaw("file_not_found", "The input file is gone."),))
+        yield from _fail(ledger, batch, (Flaw("file_not_found", "The input file is gone."),))
         return
     with file:
         terms = Terms(endpoint=batch.endpoint, max_line_bytes=settings.max_body_bytes, max_lines=batch.max_lines)
@@ -43,15 +44,15 @@ def intake(ledger: Ledger, files: FileStore, batch: BatchRecord, settings: Setti
                 yield True
                 began = time.monotonic()
         if reading.flaws:
-            _fail(ledger, batch, reading.flaws)
+            yield from _fail(ledger, batch, reading.flaws)
             return
         ledger.add_lines(batch.id, lines)
     if ledger.move(batch.id, BatchStatus.IN_PROGRESS, now=int(time.time())):
         log.info("batch accepted", extra={"event": "batch_accepted", "batch": batch.id})
 
 
-def _fail(ledger: Ledger, batch: BatchRecord, flaws: tuple[Flaw, ...]) -> None:
+def _fail(ledger: Ledger, batch: BatchRecord, flaws: tuple[Flaw, ...]) -> Iterator[bool]:
     if ledger.move(batch.id, BatchStatus.FAILED, now=int(time.time()), flaws=flaws):
         extra = {"event": "batch_refused", "batch": batch.id, "flaws": len(flaws), "code": flaws[0].code}
         log.info("batch refused", extra=extra)
-    ledger.forget_results(batch.id)
+    yield from forget(ledger, batch.id)

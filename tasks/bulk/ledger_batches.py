@@ -139,6 +139,12 @@ _SHIFT = (
 )
 
 
+def leftovers(connection: Connection, limit: int) -> list[str]:
+    # What was forgotten has no backlog, not even an empty one.
+    query = select(batches.c.id).distinct().join(backlog, backlog.c.batch == batches.c.key)
+    return list(connection.scalars(query.where(batches.c.ended_at.is_not(None)).limit(limit)))
+
+
 def forget_calls(connection: Connection, before: int, limit: int) -> int:
     query = select(batches.c.key).where(batches.c.kind == Kind.CALL.value, batches.c.ended_at < before)
     keys = list(connection.scalars(query.order_by(batches.c.ended_at).limit(limit).with_for_update(skip_locked=True)))
