@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import redis
 
@@ -37,9 +37,8 @@ class Chores:
 
     def drop(self, name: str) -> None:
         doing = self._steps.pop(name, None)
-        close = getattr(doing[1], "close", None) if doing else None
-        if close is not None:
-            close()
+        if doing is not None and isinstance(doing[1], Generator):
+            doing[1].close()
 
     def clear(self) -> None:
         for name in list(self._steps):

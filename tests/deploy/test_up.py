@@ -195,7 +195,7 @@ def test_a_replica_that_dies_is_replaced(up: Up) -> None:
     wait_until(lambda: "sim-a      failed: its worker died (signal 9)" in up.err, "that to be told")
 
 
-@pytest.mark.parametrize("name", ["agent", "control"])
+@pytest.mark.parametrize("name", ["agent", "control", "bulk"])
 def test_a_service_that_dies_is_started_again_and_no_replica_minds(up: Up, name: str) -> None:
     replicas = up.model()["replicas"]
     first = up.service(name)
@@ -218,14 +218,14 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     with running(tmp_path) as up:
         up.url()
         family = up.family()
-        # Redis, agent, control, beat, a gateway with its worker, one replica.
-        assert len(family) >= 7
+        # Redis, agent, control, beat, bulk, a gateway with its worker, one replica.
+        assert len(family) >= 8
         os.kill(up.process.pid, signal.SIGINT)
         assert up.wait() == 0
         assert alive(family) == []
         order = re.findall(r"(\S+) +stopping", up.err)
-        assert order == ["gateway", "agent", "control", "beat", "models", "redis"]
-        assert sorted(path.name for path in up.state_dir.iterdir()) == ["logs", "redis", "replicas"]
+        assert order == ["gateway", "agent", "control", "beat", "bulk", "models", "redis"]
+        assert sorted(path.name for path in up.state_dir.iterdir()) == ["bulk", "logs", "redis", "replicas"]
         assert not list((up.state_dir / "replicas").glob("*.json"))
         assert not list((up.state_dir / "redis").glob("*.sock"))
 
