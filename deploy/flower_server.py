@@ -31,7 +31,7 @@ from tasks.connections import command_client
 from tasks.logs import configure
 from workers.registry_watch import RegistryWatch
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("deploy.flower_server")
 
 _LOST = (redis.RedisError, OperationalError, OSError)
 _RETRY_S = 1.0
