@@ -10,13 +10,16 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import assert_never
 
 import redis
 
 from tasks.bulk import housekeeping
 from tasks.bulk.admission import Admission, call
-from tasks.bulk.book import Book, OpenBatch
+from tasks.bulk.book import Book, Ending, OpenBatch
 from tasks.bulk.chores import Chores
 from tasks.bulk.closing import Closing
 from tasks.bulk.collector import Collector, End
@@ -24,7 +27,7 @@ from tasks.bulk.files import FileStore
 from tasks.bulk.intake import intake
 from tasks.bulk.ledger import Ledger
 from tasks.bulk.records import BatchRecord, BatchStatus, Kind, Outcome, Taken
-from tasks.bulk.running import Again, Running, failure, never_run, verdict
+from tasks.bulk.running import Again, Running, expired, failure, verdict
 from tasks.bulk.sight import Sight
 from tasks.bulk.window import missing
 from tasks.errors import RequestCancelledError, ServingError
@@ -46,6 +49,8 @@ _CANCELLED_WITHIN_S = 1.0
 # Lines that nothing has to be queued for.
 _REFUSED_AT_ONCE = 200
 _ADMITTED_AT_ONCE = 100
+# Results that come in quick succession are recorded together, since each time is a transaction.
+_GATHER_S = 0.02
 # Nobody reads the wake stream of this one: the feeder knows what it admits.
 _GATEWAY = "bulk"
 
@@ -85,7 +90,8 @@ class Feeding:
         self._paused: list[tuple[float, Running]] = []
         self._took_s: dict[str, float] = {}
         self._look_at = self._see_at = self._tend_at = self._sweep_at = self._seek_at = float("-inf")
-        self._looked_at = float("-inf")
+        self._looked_at = self._settled_at = float("-inf")
+        self._settled = 0
 
     def resume(self, now: float) -> None:
         """Begin, or begin again, from what the ledger says."""
@@ -125,6 +131,7 @@ class Feeding:
         busy, ended = self._chores.step(now)
         if ended:
             self._look_soon(now)
+        self._gather(now)
         self._settle(self._collector.read(0 if busy else self._pause_ms(now), now), now)
         self._try_again(now)
         if now >= self._tend_at:
@@ -134,6 +141,13 @@ class Feeding:
     def close(self) -> None:
         self._chores.clear()
         self._admission.close_but(())
+
+    def _gather(self, now: float) -> None:
+        """Wait for more results, as long as the queues last: engines fill their seats from them without us."""
+        queued, _ = self._collector.count()
+        left_s = self._settled_at + _GATHER_S - now
+        if left_s > 0 and queued.total() >= 2 * self._settled:
+            time.sleep(left_s)
 
     def _pause_ms(self, now: float) -> int:
         """How long nothing is due."""
@@ -165,12 +179,12 @@ class Feeding:
 
     def _begin(self, it: OpenBatch, *, followed: int, now: float) -> bool:
         """Begin what is due with a batch. Returns whether it neither has work nor is finished."""
-        record, error = it.record, it.ending(self._clock())
+        record, ending = it.record, it.ending(self._clock())
         if record.status is BatchStatus.VALIDATING:
             make = functools.partial(intake, self._ledger, self._files, record, self._settings)
             self._chores.begin(it.id, "intake", make, now)
-        elif error is not None:
-            self._chores.begin(it.id, error.code, functools.partial(self._wind_up, record, error), now)
+        elif ending is not None:
+            self._chores.begin(it.id, ending, functools.partial(self._wind_up, record, ending), now)
         elif record.status is BatchStatus.FINALIZING or it.finished:
             self._chores.begin(it.id, "complete", functools.partial(self._complete, record), now)
         else:
@@ -270,20 +284,23 @@ class Feeding:
 
     def _settle(self, ends: Iterable[End], now: float) -> None:
         outcomes: list[Outcome] = []
+        cut_short: dict[Ending, list[Taken]] = defaultdict(list)
         for it, end in ends:
             batch = self._book.get(it.taken.batch)
-            error = batch.ending(self._clock()) if batch else None
+            ending = batch.ending(self._clock()) if batch else None
             result = verdict(it.taken, end)
             cut_off = isinstance(end, Failed) and end.code == RequestCancelledError.code
-            if error is not None and (cut_off or isinstance(result, Again)):
-                outcomes.append(never_run(it.taken.batch, error, it.taken))
+            if ending is not None and (cut_off or isinstance(result, Again)):
+                cut_short[ending].append(it.taken)
             elif isinstance(result, Again):
                 self._paused.append((now + result.pause_s, it))
             else:
                 outcomes.append(result)
                 if batch is not None and batch.record.kind is Kind.CALL and it.started_at is not None:
                     self._took_s[batch.id] = now - it.started_at
+        self._give_up(cut_short)
         if outcomes:
+            self._settled_at, self._settled = now, len(outcomes)
             self._record(outcomes)
             self._finish_soon({outcome.batch for outcome in outcomes}, now)
 
@@ -326,34 +343,43 @@ class Feeding:
         self._collector.let_go(forgotten)
         # Of those that ended and whose end is lost there is still a record, which would keep them from being queued.
         self._collector.remove([it.taken.request_id for it in forgotten])
-        ended: list[Outcome] = []
+        cut_short: dict[Ending, list[Taken]] = defaultdict(list)
         for it in forgotten:
             batch = self._book.get(it.taken.batch)
-            error = batch.ending(self._clock()) if batch else None
-            if error is not None:
-                ended.append(never_run(it.taken.batch, error, it.taken))
+            ending = batch.ending(self._clock()) if batch else None
+            if ending is not None:
+                cut_short[ending].append(it.taken)
             elif batch is not None:
                 self._admit(batch, [it.taken], now)
-        self._record(ended)
+        self._give_up(cut_short)
 
     # --- batches end
 
     def _complete(self, record: BatchRecord) -> Iterator[bool]:
         return self._closing.complete(record, self._took_s.pop(record.id, None))
 
-    def _wind_up(self, record: BatchRecord, error: ServingError) -> Iterator[bool]:
+    def _wind_up(self, record: BatchRecord, ending: Ending) -> Iterator[bool]:
         """End a batch before all of its lines had their turn."""
         self._store.cancel_all([it.call for it in self._collector.of_batch(record.id)])
         yield True
-        yield from self._closing.end_pending(record, never_run(record.id, error))
-        give_up = self._clock() + _CANCELLED_WITHIN_S
-        while self._collector.of_batch(record.id) and self._clock() < give_up:
+        give_up = time.monotonic() + _CANCELLED_WITHIN_S
+        while self._collector.of_batch(record.id) and time.monotonic() < give_up:
             yield False
         self._collector.let_go(self._collector.of_batch(record.id))
         self._paused = [(at, it) for at, it in self._paused if it.taken.batch != record.id]
-        left = self._ledger.running([record.id])
-        self._record([never_run(record.id, error, taken) for taken in left])
-        yield from self._closing.give_up(record)
+        self._give_up({ending: self._ledger.running([record.id])})
+        match ending:
+            case Ending.EXPIRED:
+                yield from self._closing.expire(record)
+            case Ending.CANCELLED:
+                yield from self._closing.cancel(record)
+            case _:
+                assert_never(ending)
+
+    def _give_up(self, cut_short: Mapping[Ending, Sequence[Taken]]) -> None:
+        """Have lines that ran when their batch ended fail with it, or be forgotten."""
+        self._record([expired(taken.batch, taken) for taken in cut_short.get(Ending.EXPIRED, ())])
+        self._collector.remove([taken.request_id for taken in cut_short.get(Ending.CANCELLED, ())])
 
     def _sweep(self) -> Iterator[bool]:
         return housekeeping.sweep(self._ledger, self._files, calls_s=self._calls_s, now=self._clock())

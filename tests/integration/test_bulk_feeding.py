@@ -7,10 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks import keys
 from tasks.bulk.records import BatchStatus
+from tasks.bulk.window import LEAST
+from tasks.queues import Priority, model_queue, queue_list
+from tasks.records.outlooks import OutlookStore
 from tests.bulk_stack import Bulk, bulk_on, chat_line
 from tests.stack import Stack, stack
 from tests.waiting import wait_until
+from workers.placement.actions import Explanation, Outlook
 
 pytestmark = pytest.mark.integration
 
@@ -20,8 +25,15 @@ models:
   slow: {engine: sim, sim: {seats: 4, itl_ms: 50}}
   weak: {engine: sim, sim: {seats: 4, faults: true}}
   nobody: {engine: sim}
+  coming: {engine: sim}
+aliases:
+  rolling: {desired: coming, previous: sim}
 """
 LONG = 10_000
+
+
+def queue_of(model: str) -> str:
+    return queue_list(model_queue(model), Priority.BULK)
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +112,8 @@ def test_a_cancelled_batch_ends_with_what_it_has(bulk: Bulk) -> None:
     bulk.desk.cancel(batch_id, "")
     batch = bulk.ended(batch_id, BatchStatus.CANCELLED)
     assert [line["custom_id"] for line in bulk.output(batch)] == ["c-0"]
-    errors = bulk.errors(batch)
-    assert {line["error"]["code"] for line in errors} == {"batch_cancelled"}
-    assert {line["response"] for line in errors} == {None}
-    assert len(errors) == 39
+    assert batch.error_file_id is None
+    assert (batch.counts.total, batch.counts.completed, batch.counts.failed) == (40, 1, 0)
     wait_until(lambda: bulk.stack.taken() == 0, "the seats to be free again")
     assert not bulk.left_in_redis()
 
@@ -153,8 +163,49 @@ def test_a_cold_model_has_a_few_lines_queued_and_the_loader_called(bulk: Bulk) -
     bulk.feeder()
     batch_id = bulk.submit(chat_line(i, "nobody") for i in range(50))
     client = bulk.stack.client()
-    wait_until(lambda: client.llen("model.nobody\x06\x169") == 8, "the first lines to be queued")
+    wait_until(lambda: client.llen(queue_of("nobody")) == LEAST, "the first lines to be queued")
     wait_until(lambda: client.llen("loader") == 1, "the loader to be called")
+    client.close()
+    bulk.desk.cancel(batch_id, "")
+    bulk.ended(batch_id, BatchStatus.CANCELLED)
+
+
+def test_lines_of_a_model_that_can_never_be_end_and_those_of_one_that_may_come_wait(bulk: Bulk) -> None:
+    bulk.feeder()
+    batch_id = bulk.submit(chat_line(i, "nobody" if i % 2 else "coming") for i in range(50))
+    client = bulk.stack.client()
+    wait_until(lambda: client.llen(queue_of("nobody")) == client.llen(queue_of("coming")) == LEAST, "them to wait")
+    never = Explanation(outlook=Outlook.CANNOT_RUN, text="too large for every device")
+    later = Explanation(outlook=Outlook.NO_CAPACITY, text="all is taken")
+    OutlookStore(client).write({"nobody": never, "coming": later})
+    wait_until(lambda: bulk.batch(batch_id).counts.failed == 25, "the lines to end")
+    assert not client.llen(queue_of("nobody"))
+    assert client.llen(queue_of("coming")) == LEAST
+    OutlookStore(client).forget("nobody")
+    client.close()
+    bulk.desk.cancel(batch_id, "")
+    errors = bulk.errors(bulk.ended(batch_id, BatchStatus.CANCELLED))
+    told = {(line["custom_id"], line["response"]["status_code"]) for line in errors if line["response"]}
+    assert told == {(f"c-{i}", 503) for i in range(1, 50, 2)}
+
+
+def test_another_build_answers_when_the_desired_one_cannot_be_had(bulk: Bulk) -> None:
+    client = bulk.stack.client()
+    instead = Explanation(outlook=Outlook.NO_CAPACITY, text="all is taken", instead="sim")
+    OutlookStore(client).write({"coming": instead})
+    client.close()
+    bulk.feeder()
+    batch = bulk.ended(bulk.submit(chat_line(i, "rolling") for i in range(20)))
+    assert {line["response"]["body"]["model"] for line in bulk.output(batch)} == {"sim"}
+
+
+def test_a_message_that_got_lost_is_sent_again(bulk: Bulk) -> None:
+    bulk.feeder()
+    batch_id = bulk.submit([chat_line(0, "nobody")])
+    client = bulk.stack.client()
+    wait_until(lambda: client.llen(queue_of("nobody")) == 1, "it to be queued")
+    client.delete(queue_of("nobody"))
+    wait_until(lambda: client.llen(queue_of("nobody")) == 1, "it to be queued again", timeout_s=40)
     client.close()
     bulk.desk.cancel(batch_id, "")
     bulk.ended(batch_id, BatchStatus.CANCELLED)
@@ -176,7 +227,7 @@ def test_two_that_feed_at_once_do_everything_once(bulk: Bulk) -> None:
     client = bulk.stack.client()
     first = bulk.feeder()
     bulk.begun(batch_id, 10)
-    client.delete("celerity:bulk:lock")  # as if it had lapsed while the first was held up
+    client.delete(keys.BULK_LOCK)  # as if it had lapsed while the first was held up
     bulk.feeder()
     client.close()
     batch = bulk.ended(batch_id)
