@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 import orjson
 import pytest
 import redis
+from celery import Celery
+from celery.events import EventReceiver
 
 from tasks.bulk.ledger import Ledger
 from tasks.bulk.records import BatchStatus
@@ -175,6 +179,41 @@ def test_prompts_stand_in_no_log_and_in_nothing_that_monitors_are_shown(
     assert isinstance(message, bytes)
     assert SECRET not in json.dumps(orjson.loads(message)["headers"])
     bulk.worker()
+
+
+def test_a_monitor_sees_when_a_call_has_its_answer(running: Stack, bulk: Bulk) -> None:
+    monitor = Celery("monitor", broker=running.settings.broker_url, set_as_current=False)
+    monitor.conf.update(broker_transport_options={"socket_timeout": 10})
+    with events_of(monitor) as seen:
+        wait_until(lambda: monitor.control.enable_events(reply=True, timeout=2), "a worker to send events")
+        task_id = called(running, "tasks.chat", CHAT)
+        bad_id = called(running, "tasks.chat", {"model": "sim"})
+        wait_until(lambda: ("task-succeeded", task_id) in seen, "the answer to be told")
+        wait_until(lambda: ("task-failed", bad_id) in seen, "the failure to be told")
+    monitor.close()
+    assert 0 <= seen["task-succeeded", task_id]["runtime"] < 60
+    assert seen["task-succeeded", task_id]["result"] == "-"
+    assert seen["task-received", task_id]["kwargs"] == "-"
+
+
+@contextlib.contextmanager
+def events_of(monitor: Celery) -> Iterator[dict[tuple[str, str | None], dict[str, Any]]]:
+    """Receive what Flower would, by type and task."""
+    seen: dict[tuple[str, str | None], dict[str, Any]] = {}
+
+    def note(event: dict[str, Any]) -> None:
+        seen.setdefault((event["type"], event.get("uuid")), event)
+
+    with monitor.connection_for_read() as connection:
+        receiver = EventReceiver(connection, handlers={"*": note}, app=monitor)
+        thread = threading.Thread(target=lambda: receiver.capture(limit=None, timeout=None, wakeup=False))
+        thread.start()
+        try:
+            wait_until(lambda: ("worker-heartbeat", None) in seen, "a heartbeat of a worker")
+            yield seen
+        finally:
+            receiver.should_stop = True
+            thread.join(20)
 
 
 def test_results_lapse_as_others_do(running: Stack, bulk: Bulk, client: redis.Redis) -> None:
