@@ -80,7 +80,7 @@ _ENDS = {
 
 def _counts(facts: BatchFacts) -> str:
     rest = facts.total - facts.finished
-    unfinished = f", {rest:,} {'not run' if facts.ended else 'to go'}" if rest else ""
+    unfinished = f", {rest:,} {'without an answer' if facts.ended else 'to go'}" if rest else ""
     return f"{lines_of(facts.total)}, {facts.done:,} done, {facts.failed:,} failed{unfinished}"
 
 

@@ -22,10 +22,7 @@ from tasks.openai.faces import face_of
 
 __all__ = ["FeederStep", "app", "bulk_tasks"]
 
-_UNTOLD = {
-    "batch_expired": "The request was not answered within 24 hours.",
-    "request_cancelled": "The request was cancelled.",
-}
+_UNTOLD = {"batch_expired": "The request was not answered within 24 hours."}
 
 
 class CeleryResults:

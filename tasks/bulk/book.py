@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from tasks.bulk.records import BatchRecord, BatchStatus
 from tasks.bulk.window import shares
-from tasks.errors import BatchExpiredError, RequestCancelledError, ServingError
 
 Home = Callable[[BatchRecord, str], str | None]
+
+
+class Ending(StrEnum):
+    """Why lines of a batch that have no result yet get none."""
+
+    EXPIRED = "expired"  # each fails, and says why
+    CANCELLED = "cancelled"  # they are dropped, as OpenAI drops them
 
 
 @dataclass(eq=False, slots=True)
@@ -26,12 +33,12 @@ class OpenBatch:
     def id(self) -> str:
         return self.record.id
 
-    def ending(self, now: float) -> ServingError | None:
-        """Return what its lines that have no result end with; None while they may run. `now` is a Unix time."""
+    def ending(self, now: float) -> Ending | None:
+        """Return why it ends before all of its lines had their turn; None while they may run. `now` is a Unix time."""
         if self.record.status is BatchStatus.CANCELLING:
-            return RequestCancelledError("")
+            return Ending.CANCELLED
         if self.record.status is BatchStatus.IN_PROGRESS and now >= self.record.expires_at:
-            return BatchExpiredError("")
+            return Ending.EXPIRED
         return None
 
     @property

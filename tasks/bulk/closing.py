@@ -15,6 +15,7 @@ from tasks.bulk.desk import Desk
 from tasks.bulk.ledger import Ledger
 from tasks.bulk.records import BatchRecord, BatchStatus, Kind, Outcome
 from tasks.bulk.results import result_line
+from tasks.bulk.running import expired
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +54,15 @@ class Closing:
             self._ledger.move(batch.id, BatchStatus.FINALIZING, now=int(self._now()))
         yield from self._close(batch, BatchStatus.COMPLETED, took_s)
 
-    def end_pending(self, batch: BatchRecord, outcome: Outcome) -> Iterator[bool]:
-        """End the lines that are not to run any more."""
-        while self._ledger.end_pending(batch.id, outcome, _MOST_ENDED):
+    def expire(self, batch: BatchRecord) -> Iterator[bool]:
+        """End a batch whose time is over: what waits fails. No line of it runs."""
+        while self._ledger.end_pending(batch.id, expired(batch.id), _MOST_ENDED):
             yield True
+        yield from self._close(batch, BatchStatus.EXPIRED)
 
-    def give_up(self, batch: BatchRecord) -> Iterator[bool]:
-        """End a batch that was cancelled, or whose time is over; no line of it waits or runs."""
-        cancelled = batch.status is BatchStatus.CANCELLING
-        yield from self._close(batch, BatchStatus.CANCELLED if cancelled else BatchStatus.EXPIRED)
+    def cancel(self, batch: BatchRecord) -> Iterator[bool]:
+        """End a batch that was cancelled, with the results that there are. Its other lines are dropped."""
+        yield from self._close(batch, BatchStatus.CANCELLED)
 
     def _close(self, batch: BatchRecord, to: BatchStatus, took_s: float | None = None) -> Iterator[bool]:
         files: dict[str, str] = {}
@@ -75,7 +76,7 @@ class Closing:
                 files |= {field: made} if made else {}
         if self._ledger.move(batch.id, to, now=int(self._now()), **files):
             log.info("batch ended", extra={"event": "batch_ended", "batch": batch.id, "status": to.value})
-        yield from forget(self._ledger, batch.id)
+            yield from forget(self._ledger, batch.id)
 
     def _written(self, batch: BatchRecord, *, ok: bool) -> Generator[bool, None, str | None]:
         """Return the id of the file of the lines that went well, or of the others; None where there are none."""

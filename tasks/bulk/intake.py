@@ -55,4 +55,5 @@ def _fail(ledger: Ledger, batch: BatchRecord, flaws: tuple[Flaw, ...]) -> Iterat
     if ledger.move(batch.id, BatchStatus.FAILED, now=int(time.time()), flaws=flaws):
         extra = {"event": "batch_refused", "batch": batch.id, "flaws": len(flaws), "code": flaws[0].code}
         log.info("batch refused", extra=extra)
-    yield from forget(ledger, batch.id)
+        # Unless it was ours to end: its lines may be running under another feeder, which sees the file.
+        yield from forget(ledger, batch.id)

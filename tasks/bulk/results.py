@@ -11,14 +11,10 @@ from hashlib import blake2b
 import orjson
 
 from tasks.bulk.records import Outcome
-from tasks.errors import BatchExpiredError, RequestCancelledError
+from tasks.errors import BatchExpiredError
 
-# OpenAI's words where ours are of a single request.
-_CODES = {RequestCancelledError.code: "batch_cancelled"}
-_MESSAGES = {
-    BatchExpiredError.code: "This request could not be executed before the completion window expired.",
-    "batch_cancelled": "This request was not executed before its batch was cancelled.",
-}
+# OpenAI's words.
+_MESSAGES = {BatchExpiredError.code: "This request could not be executed before the completion window expired."}
 
 
 def result_line(custom_id: str, outcome: Outcome) -> bytes:
@@ -41,6 +37,6 @@ def _answered(outcome: Outcome) -> bytes:
 
 
 def _unanswered(outcome: Outcome) -> bytes:
-    code = _CODES.get(outcome.code or "", outcome.code or "")
+    code = outcome.code or ""
     error = {"code": code, "message": outcome.message or _MESSAGES.get(code, "This request was not executed.")}
     return b',"response":null,"error":' + orjson.dumps(error)

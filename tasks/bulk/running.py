@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.bulk.records import Outcome, Taken
-from tasks.errors import ServingError, error_of
+from tasks.errors import BatchExpiredError, ServingError, error_of
 from tasks.messages import Call, Done, Failed
 from tasks.openai import faces
 
@@ -90,14 +90,13 @@ def failure(taken: Taken, error: ServingError) -> Outcome:
     )
 
 
-def never_run(batch: str, error: ServingError, taken: Taken | None = None) -> Outcome:
+def expired(batch: str, taken: Taken | None = None) -> Outcome:
     """Return the outcome of a line that there was no time for; of any pending one without `taken`."""
     return Outcome(
         batch=batch,
         number=taken.line.number if taken else 0,
         request_id=taken.request_id if taken else "",
-        status_code=faces.face_of(error.code).status,
+        status_code=faces.face_of(BatchExpiredError.code).status,
         body=b"",
-        code=error.code,
-        message=error.message,
+        code=BatchExpiredError.code,
     )

@@ -5,8 +5,10 @@ what is queued ahead of need only stands in interactive requests' way of being c
 it stays a small multiple of what the engines could take at once:
 
 1. no replica is ready: a few, so that the model is loaded and has work when it is there;
-2. else `window` times the free seats, at least as many as of ours run, since each of
-   those may end next, and at most `MOST_PER_SEAT` for each seat.
+2. else `window` times the free seats, at least twice as many as of ours run, and at most
+   `MOST_PER_SEAT` for each seat. Each of those that run may end next; and while all seats
+   do bulk work, as many lines as seats wait even just before a refill, which is the depth
+   that tells the loader that another replica would have work.
 
 Interactive requests that take seats leave fewer free and fewer of ours running, and the
 queue gets shorter with them.
@@ -25,6 +27,7 @@ LEAST = 8
 MOST_PER_SEAT = 4
 # Each filling is one transaction, so it waits until this part of what should be queued is missing.
 _REFILL_PART = 0.25
+_PER_RUNNING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def target(seats: Seats, running: int, window: float) -> int:
     """Return how many lines of a model should be queued; `running` of ours have a seat."""
     if not seats.all:
         return LEAST
-    wanted = max(LEAST, running, math.ceil(window * seats.free))
+    wanted = max(LEAST, _PER_RUNNING * running, math.ceil(window * seats.free))
     return min(wanted, max(LEAST, MOST_PER_SEAT * seats.all))
 
 

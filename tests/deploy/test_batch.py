@@ -288,7 +288,7 @@ def test_cancelling_waits_for_the_end(api: Batches, runs: Callable[..., Result])
     api.plan = [{}, {"status": "cancelled", "cancelled_at": 1_700_000_101, "output_file_id": output}]
     ran = runs("cancel", batch["id"])
     assert ran.exit_code == 0, ran.output
-    assert "was cancelled: 3 lines, 1 done, 0 failed, 2 not run" in ran.stdout
+    assert "was cancelled: 3 lines, 1 done, 0 failed, 2 without an answer" in ran.stdout
     assert f"celerity batch download {batch['id']}" in ran.stdout
     again = runs("cancel", batch["id"])
     assert (again.exit_code, "batch_ended" in again.stderr) == (2, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.bulk.book import Book
+from tasks.bulk.book import Book, Ending
 from tasks.bulk.records import BatchRecord, BatchStatus, Counts
 from tests.tasks.bulk.ledger_rows import A_DAY_S, batch, batch_id
 
@@ -45,9 +45,8 @@ def test_batches_that_end_get_nothing() -> None:
     of = book({"demo": 1}, {"demo": 1}, {"demo": 1})
     of.renew([batch(0, expires_at=int(NOW)), batch(1, status=BatchStatus.CANCELLING), batch(2)])
     assert [it.id for it, _ in of.waiting(home, NOW)["demo"]] == [batch_id(2)]
-    codes = [error.code if (error := of[batch_id(i)].ending(NOW)) else None for i in range(3)]
-    assert codes == ["batch_expired", "request_cancelled", None]
-    assert of[batch_id(2)].ending(1000 + A_DAY_S) is not None
+    assert [of[batch_id(i)].ending(NOW) for i in range(3)] == [Ending.EXPIRED, Ending.CANCELLED, None]
+    assert of[batch_id(2)].ending(1000 + A_DAY_S) is Ending.EXPIRED
 
 
 def test_who_took_less_than_there_was_asks_again() -> None:

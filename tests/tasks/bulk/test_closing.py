@@ -16,8 +16,7 @@ from tasks.bulk.intake import intake
 from tasks.bulk.ledger import Ledger
 from tasks.bulk.ledger_desk import LedgerDesk
 from tasks.bulk.records import BatchRecord, BatchStatus, Counts, Kind, Outcome
-from tasks.bulk.running import never_run
-from tasks.errors import FileNotFoundHereError, RequestCancelledError
+from tasks.errors import FileNotFoundHereError
 from tasks.settings import Settings
 from tests.bulk_stack import NoResults, chat_line
 from tests.tasks.bulk.ledger_rows import answer, batch, batch_id, failure, file_id, line, lines
@@ -132,12 +131,49 @@ def test_what_the_killed_left_of_an_ended_batch_is_swept(ledger: Ledger, files: 
 
 
 def test_lines_that_never_ran_are_in_the_error_file(ledger: Ledger, desk: LedgerDesk, closing: Closing) -> None:
-    ledger.add_batch(batch(1, status=BatchStatus.CANCELLING), lines(2500))
-    run(closing.end_pending(found(ledger), never_run(batch_id(1), RequestCancelledError(""))))
-    run(closing.give_up(found(ledger)))
+    ledger.add_batch(batch(1), lines(2500))
+    run(closing.expire(found(ledger)))
     ended = found(ledger)
-    assert (ended.status, ended.counts) == (BatchStatus.CANCELLED, Counts(total=2500, failed=2500))
-    assert json.loads(text_of(desk, ended.error_file_id)[-1])["error"]["code"] == "batch_cancelled"
+    assert (ended.status, ended.counts) == (BatchStatus.EXPIRED, Counts(total=2500, failed=2500))
+    assert json.loads(text_of(desk, ended.error_file_id)[-1])["error"]["code"] == "batch_expired"
+
+
+def test_a_cancelled_batch_has_the_results_that_there_are_and_no_others(
+    ledger: Ledger, desk: LedgerDesk, closing: Closing
+) -> None:
+    ledger.add_batch(batch(1), lines(50_000))
+    done, failed, _ = ledger.take(batch_id(1), "demo", 3)
+    ledger.record([answer(done), failure(failed)])
+    ledger.move(batch_id(1), BatchStatus.CANCELLING, now=int(NOW))
+    steps, slices = closing.cancel(found(ledger)), 0
+    while found(ledger).status is not BatchStatus.CANCELLED:
+        next(steps)
+        slices += 1
+    assert slices < 5
+    run(steps)
+    ended = found(ledger)
+    assert (ended.counts.total, ended.counts.completed, ended.counts.failed) == (50_000, 1, 1)
+    assert len(text_of(desk, ended.output_file_id)) == len(text_of(desk, ended.error_file_id)) == 1
+    assert ledger.last_line(batch_id(1)) == 0
+    assert ledger.leftovers() == []
+
+
+def test_who_ends_a_batch_that_ends_otherwise_leaves_its_lines_alone(ledger: Ledger, closing: Closing) -> None:
+    ledger.add_batch(batch(1), lines(2))
+    late = found(ledger)
+    ledger.move(batch_id(1), BatchStatus.CANCELLING, now=int(NOW))
+    run(closing.complete(late, None))
+    assert ledger.last_line(batch_id(1)) == 2
+
+
+def test_an_intake_that_comes_late_and_sees_no_file_leaves_a_running_batch_alone(
+    ledger: Ledger, files: FileStore
+) -> None:
+    ledger.add_batch(batch(1, status=BatchStatus.VALIDATING), lines(2))
+    late = found(ledger)
+    ledger.move(batch_id(1), BatchStatus.IN_PROGRESS, now=int(NOW))
+    run(intake(ledger, files, late, Settings.from_env({})))
+    assert (found(ledger).status, ledger.last_line(batch_id(1))) == (BatchStatus.IN_PROGRESS, 2)
 
 
 def test_the_result_of_a_call_goes_to_who_called_and_is_forgotten_in_time(

@@ -50,7 +50,6 @@ def test_an_error_that_was_answered_has_a_response() -> None:
     ("code", "message", "shown"),
     [
         ("batch_expired", "", "batch_expired"),
-        ("request_cancelled", "", "batch_cancelled"),
         ("model_not_found", "No such model.", "model_not_found"),
         ("engine_failed", "", "engine_failed"),
     ],

@@ -9,8 +9,7 @@ import pytest
 
 from tasks.bulk.ledger import request_id_of
 from tasks.bulk.records import Outcome, Taken
-from tasks.bulk.running import MAX_ATTEMPTS, Again, Running, never_run, verdict
-from tasks.errors import BatchExpiredError
+from tasks.bulk.running import MAX_ATTEMPTS, Again, Running, expired, verdict
 from tasks.messages import Call, Done, Endpoint, Failed
 from tests.tasks.bulk.ledger_rows import batch_id, line
 
@@ -57,8 +56,8 @@ def test_what_would_fail_again_is_not_tried_again(end: Failed) -> None:
     )
 
 
-def test_a_line_that_never_ran_has_no_response() -> None:
-    outcome = never_run(batch_id(1), BatchExpiredError(""), taken())
+def test_a_line_that_there_was_no_time_for_has_no_response() -> None:
+    outcome = expired(batch_id(1), taken())
     assert (outcome.ok, outcome.body, outcome.code) == (False, b"", "batch_expired")
 
 

@@ -22,7 +22,18 @@ def test_free_seats_are_filled_several_times_over() -> None:
 
 
 def test_what_runs_may_all_end_at_once() -> None:
-    assert target(Seats(0, 64), 60, WINDOW) == 60
+    assert target(Seats(0, 64), 20, WINDOW) == 40
+
+
+@given(st.integers(1, 5000), st.sampled_from([0.0, 0.05, 0.3]))
+def test_while_bulk_work_has_the_seats_as_many_lines_as_seats_wait(all_: int, headroom: float) -> None:
+    """The loader starts another replica for a queue as deep as the seats of one."""
+    left_free = int(all_ * headroom)
+    full = Seats(left_free, all_)
+    running = all_ - left_free
+    assert missing(full, queued=all_ - 1, running=running, window=WINDOW) > 0
+    wanted = target(full, running, WINDOW)
+    assert wanted <= max(LEAST, MOST_PER_SEAT * all_)
 
 
 def test_interactive_requests_that_have_the_seats_make_it_few() -> None:
@@ -35,9 +46,9 @@ def test_little_is_queued_for_a_small_engine_but_never_nothing() -> None:
 
 def test_a_window_is_refilled_in_pieces() -> None:
     full = Seats(0, 64)
-    assert missing(full, queued=60, running=64, window=WINDOW) == 0
-    assert missing(full, queued=48, running=64, window=WINDOW) == 16
-    assert missing(full, queued=70, running=64, window=WINDOW) == 0
+    assert missing(full, queued=120, running=64, window=WINDOW) == 0
+    assert missing(full, queued=96, running=64, window=WINDOW) == 32
+    assert missing(full, queued=130, running=64, window=WINDOW) == 0
 
 
 @given(seats, counts, st.floats(0.1, 100))

@@ -13,7 +13,6 @@ from tests.tasks.loader_site import LoaderSite, Machine
 from tests.tasks.node.conftest import MODELS
 from tests.tasks.node.doings import facts, facts_time, failures, load
 from workers.launcher.errors import RefusedError
-from workers.replicas import ReplicaState
 
 pytestmark = pytest.mark.integration
 
