@@ -31,7 +31,7 @@ def check_all(row: Row, run: Run) -> tuple[dict[str, str], list[str]]:
         "I1": _one_end(row, run, problems),
         "I2": _right_tokens(run, problems),
         "I3": _quiescence(run.system, problems),
-        "I4": Mark.NOT_APPLICABLE,
+        "I4": _ledger(run, problems),
         "I5": _policy(run.system, problems),
         "I6": _blast_radius(row, run, problems),
     }
@@ -113,6 +113,15 @@ def _facts(client: redis.Redis, key: str) -> str:
     names = ("replica", "attempt", "tries", "deaths", "migrations", "gateway", "keep_s")
     values: list[Any] = client.hmget(key, *names)
     return " ".join(f"{name}={(value or b'').decode()}" for name, value in zip(names, values, strict=True))
+
+
+def _ledger(run: Run, problems: list[str]) -> Mark:
+    """Every line of a batch has exactly one result."""
+    if run.ledger_held is None:
+        return Mark.NOT_APPLICABLE
+    if not run.ledger_held:
+        problems.append(f"I4: {run.ledger_told}")
+    return Mark.HELD if run.ledger_held else Mark.BROKEN
 
 
 def _policy(system: System, problems: list[str]) -> Mark:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.faults import rows_bulk as bulk
 from tests.faults import rows_clients as clients
 from tests.faults import rows_delivery as delivery
 from tests.faults import rows_gateways as gateways
@@ -301,11 +302,11 @@ OVERLOAD = (
     ),
     Row(
         id="F37",
-        fault="a worker is killed every 20 s under bulk work",
+        fault="a batch: a worker is killed every 20 s, the bulk worker once",
         client_sees="every row's answer",
         lost=_NOTHING,
         setup=setups.TWO,
-        act=long.bulk_through_kills,
+        act=bulk.through_kills,
     ),
     Row(
         id="F38",

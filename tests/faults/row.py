@@ -49,6 +49,9 @@ class Run:
     others: Outcomes = field(default_factory=Outcomes)
     """Requests for the other model, which the fault must not touch."""
     checks: list[Check] = field(default_factory=list)
+    ledger_held: bool | None = None
+    """Whether each line that was handed in has exactly one result (I4); None where there is no batch."""
+    ledger_told: str = ""
     fault_at: float | None = None
     healed_at: float | None = None
 

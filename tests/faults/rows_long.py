@@ -1,26 +1,20 @@
-"""F35–F38: no disk, many requests, bulk work through kills, and everything at random for a while."""
+"""F35, F36, F38: no disk, many requests, and everything at random for a while."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from tasks.gateway.redis_dispatch import RedisDispatcher
-from tasks.messages import Failed
-from tasks.queues import Priority
-from tests.faults.expected import sim_ask
 from tests.faults.load import reach
-from tests.faults.outcome import Kind, Outcome
+from tests.faults.outcome import Kind
 from tests.faults.row import Run, first_words
 from tests.faults.rows_redis import TOLD_WITHIN_S, told_in_time
-from tests.stack import chat, read, text_of
 
 MIB = 1 << 20
 # A process grows while its caches fill; beyond that it must not.
@@ -78,49 +72,6 @@ def many_requests(run: Run) -> None:
     run.check("as many keys as before", after <= before, f"{before} before, {after} after 10,016 requests")
     run.all_clean()
     slope.check(run)
-
-
-def bulk_through_kills(run: Run) -> None:
-    """F37: rows of bulk priority, and a worker killed every 20 s."""
-    seconds = 300.0 if run.long else 60.0
-    dispatcher = RedisDispatcher(run.system.settings())
-    began = time.monotonic()
-    threads = [threading.Thread(target=_feed, args=(run, dispatcher, began + seconds), daemon=True) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    kills = 0
-    while time.monotonic() < began + seconds:
-        time.sleep(5 if not kills else 20)
-        run.fault()
-        slots = run.system.workers(run.model)
-        slots[kills % len(slots)].process.kill()
-        kills += 1
-    for thread in threads:
-        thread.join()
-    dispatcher.close()
-    run.system.wait_ready()
-    tries = max((run.watcher.of(o.request_id).tries for o in run.outcomes), default=0)
-    run.check("each row in at most 3 attempts", tries <= 3, tries)
-    run.check("kills", kills >= 3, kills)
-    run.all_clean()
-
-
-def _feed(run: Run, dispatcher: RedisDispatcher, until: float) -> None:
-    while time.monotonic() < until:
-        what = sim_ask(run.model, tokens=100, stream=False)
-        call = chat(
-            what.prompt, stream=False, max_tokens=100, gateway="", model=run.model, priority=Priority.BULK, keep_s=60
-        )
-        outcome = Outcome(model=run.model, stream=False, began=time.monotonic(), request_id=call.id)
-        events = read(dispatcher.submit(call, max_depth=1000), timeout_s=60)
-        outcome.ended = time.monotonic()
-        if isinstance(events[-1], Failed):
-            outcome.kind, outcome.why, outcome.code = Kind.FAILED, events[-1].message, events[-1].code
-        elif text_of(events) == what.expected:
-            outcome.kind = Kind.CLEAN
-        else:
-            outcome.why = f"wrong text: {text_of(events)[:60]!r}"
-        run.outcomes.add(outcome)
 
 
 def endurance(run: Run) -> None:

@@ -15,7 +15,7 @@ import psutil
 import redis
 
 from tasks import keys
-from tasks.queues import Priority, model_queue, queue_list
+from tasks.queues import BATCH_QUEUE, Priority, model_queue, queue_list
 from tasks.settings import Settings
 from tests.faults.launched import Launched, Launcher
 from tests.faults.processes import Gateway, Slot
@@ -23,7 +23,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.redis_server import RedisServer
 from tests.stack import REPOSITORY, free_port
 from tests.waiting import wait_until
-from workers.launcher.base import Command, new_replica_id, worker_command
+from workers.launcher.base import CELERY, WORKER_FLAGS, Command, new_replica_id, worker_command
 from workers.registry import Registry
 
 # `celerity up` waits a second before it starts a dead worker again, and ever longer after
@@ -69,6 +69,7 @@ class System:
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._watch = threading.Thread(target=self._respawn, name="respawn", daemon=True)
+        self._bulk: Launched | None = None
         self._listeners = 0
         self._turn = 0
 
@@ -186,6 +187,15 @@ class System:
             gateway.process = self._launch_gateway(gateway.number, gateway.env)
         wait_until(gateway.healthy, "the gateway to be healthy", timeout_s=60)
 
+    # -- bulk work ------------------------------------------------------------------------
+
+    def start_bulk(self) -> Launched:
+        """Start a bulk worker; nobody starts it again."""
+        argv = (*CELERY, "-A", "tasks.bulk_step", "worker", "-P", "solo", "-Q", BATCH_QUEUE, "-n", "bulk@%h")
+        command = Command(name="bulk", argv=(*argv, *WORKER_FLAGS), env=self.settings().to_env(), log="bulk")
+        self._bulk = self.launcher.start(command)
+        return self._bulk
+
     # -- processes -----------------------------------------------------------------------
 
     def pids(self) -> list[int]:
@@ -202,6 +212,7 @@ class System:
     def known_groups(self) -> set[int]:
         """Return the process groups that are meant to run."""
         processes = [slot.process for slot in self.slots] + [gateway.process for gateway in self.gateways]
+        processes += [self._bulk] if self._bulk is not None else []
         return {process.pid for process in processes if process.exit_code() is None}
 
     def _clock(self, *, first: bool) -> dict[str, str]:
