@@ -27,8 +27,10 @@ MANY = 10_000
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Stack]:
-    with stack(tmp_path, MODELS) as started:
+def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """A Redis for one test, and either database for those that ask for `ledger_url`."""
+    url = request.getfixturevalue("ledger_url") if "ledger_url" in request.fixturenames else ""
+    with stack(tmp_path, MODELS, CELERITY_DATABASE_URL=url) as started:
         yield started
 
 
@@ -49,7 +51,8 @@ def leads(worker: BulkWorker) -> bool:
     return "feeder leads" in Path(worker.log).read_text()
 
 
-def test_another_takes_over_from_one_that_is_killed(running: Stack, bulk: Bulk) -> None:
+def test_another_takes_over_from_one_that_is_killed(ledger_url: str, running: Stack, bulk: Bulk) -> None:
+    assert bulk.stack.settings.ledger_url == ledger_url
     running.worker("slow")
     first = bulk.worker("first")
     batch_id = bulk.submit(chat_line(i, "slow", max_tokens=4) for i in range(200))
