@@ -33,8 +33,6 @@ class FakeDesk:
     """Raised instead of every answer."""
     kept_files: dict[str, FileRecord] = field(default_factory=dict)
     kept_batches: dict[str, BatchRecord] = field(default_factory=dict)
-    max_lines: int | None = None
-    """As the last batch had it."""
     closed: bool = False
     _seconds: itertools.count[int] = field(default_factory=lambda: itertools.count(1_800_000_000))
 
@@ -62,31 +60,31 @@ class FakeDesk:
         self.kept_files[record.id] = record
         return record
 
-    def file(self, file_id: str, owner: str) -> FileRecord:
+    def file(self, file_id: str, owner: str, *others: str) -> FileRecord:
         self._check()
         record = self.kept_files.get(file_id)
-        if record is None or record.owner != owner:
+        if record is None or record.owner not in (owner, *others):
             raise FileNotFoundHereError("There is no file of this id.", param="file_id")
         return record
 
     def files(
         self,
         owner: str,
-        *,
+        *others: str,
         purpose: str | None = None,
         after: str | None = None,
         limit: int = 100,
         newest_first: bool = True,
     ) -> tuple[list[FileRecord], bool]:
         self._check()
-        owned = [f for f in self.kept_files.values() if f.owner == owner and purpose in (None, f.purpose)]
+        owned = [f for f in self.kept_files.values() if f.owner in (owner, *others) and purpose in (None, f.purpose)]
         return _page(owned[::-1] if newest_first else owned, after, limit)
 
-    def open(self, file_id: str, owner: str) -> IO[bytes]:
-        return (self.folder / self.file(file_id, owner).id).open("rb")
+    def open(self, file_id: str, owner: str, *others: str) -> IO[bytes]:
+        return (self.folder / self.file(file_id, owner, *others).id).open("rb")
 
-    def delete_file(self, file_id: str, owner: str) -> None:
-        self.file(file_id, owner)
+    def delete_file(self, file_id: str, owner: str, *others: str) -> None:
+        self.file(file_id, owner, *others)
         if any(b.input_file_id == file_id and ADVANCES[b.status] for b in self.kept_batches.values()):
             raise FileInUseError("A batch that has not ended reads this file.")
         del self.kept_files[file_id]
@@ -109,7 +107,6 @@ class FakeDesk:
             raise FileNotFoundHereError("There is no file of this id.", param="input_file_id")
         if record.purpose != "batch":
             raise InvalidRequestError("The file's purpose is not 'batch'.", param="input_file_id")
-        self.max_lines = max_lines
         now = next(self._seconds)
         batch = BatchRecord(
             id=f"batch_{secrets.token_hex(12)}",
@@ -121,6 +118,7 @@ class FakeDesk:
             created_at=now,
             expires_at=now + 86_400,
             window=window,
+            max_lines=max_lines,
             output_expires_after_s=output_expires_after_s,
             metadata=dict(metadata or {}),
         )
@@ -130,21 +128,25 @@ class FakeDesk:
     def call(self, *, task_id: str, endpoint: Endpoint, model: str, body: bytes) -> None:
         raise AssertionError("a gateway hands in no `celery call`")
 
-    def batch(self, batch_id: str, owner: str) -> BatchRecord:
+    def batch(self, batch_id: str, owner: str, *others: str) -> BatchRecord:
         self._check()
         record = self.kept_batches.get(batch_id)
-        if record is None or record.owner != owner:
+        if record is None or record.owner not in (owner, *others):
             raise BatchNotFoundError("There is no batch of this id.", param="batch_id")
         return record
 
-    def batches(self, owner: str, *, after: str | None = None, limit: int = 20) -> tuple[list[BatchRecord], bool]:
+    def batches(
+        self, owner: str, *others: str, after: str | None = None, limit: int = 20
+    ) -> tuple[list[BatchRecord], bool]:
         self._check()
-        return _page([b for b in self.kept_batches.values() if b.owner == owner][::-1], after, limit)
+        return _page([b for b in self.kept_batches.values() if b.owner in (owner, *others)][::-1], after, limit)
 
-    def cancel(self, batch_id: str, owner: str) -> BatchRecord:
-        record = self.batch(batch_id, owner)
-        if not ADVANCES[record.status]:
-            raise BatchEndedError("The batch has ended.")
+    def cancel(self, batch_id: str, owner: str, *others: str) -> BatchRecord:
+        record = self.batch(batch_id, owner, *others)
+        if record.status is BatchStatus.CANCELLING:
+            return record
+        if BatchStatus.CANCELLING not in ADVANCES[record.status]:
+            raise BatchEndedError("The batch has ended.", param="batch_id")
         record = replace(record, status=BatchStatus.CANCELLING, cancelling_at=next(self._seconds))
         self.kept_batches[batch_id] = record
         return record

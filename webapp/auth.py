@@ -18,6 +18,9 @@ from flask import Flask, g, request
 from tasks.errors import ForbiddenOriginError, InvalidApiKeyError, OperatorKeyRequiredError
 from webapp.api_keys import KeyRing, Priorities, Role
 
+NOBODY = ""
+"""Who owns what came without a key: by `tasks.batch`, or while none was asked for."""
+
 _OPEN = frozenset({"/live", "/health"})
 _BEARER = re.compile(r"[Bb]earer ([A-Za-z0-9._~+/=-]{1,512})")
 
@@ -41,12 +44,19 @@ def install(app: Flask, keys: KeyRing | None) -> None:
                 "This needs the key of an operator: one made with 'celerity keys add NAME --role operator'."
             )
         g.caller, g.priorities = entry.name, entry.priorities
+        g.sees_to = (NOBODY,) if entry.role is Role.OPERATOR else ()
 
 
 def caller() -> str:
     """Return the name of the key that the current request came with; "" where none is asked for."""
-    name: str = g.get("caller", "")
+    name: str = g.get("caller", NOBODY)
     return name
+
+
+def owners() -> tuple[str, *tuple[str, ...]]:
+    """Return whose files and batches the current request may see to: its own, and for an operator those of no key."""
+    others: tuple[str, ...] = g.get("sees_to", ())
+    return caller(), *others
 
 
 def priorities() -> Priorities:

@@ -1,7 +1,8 @@
 """Where bulk work is handed in and asked for: by the gateway, by `tasks.batch` and by `tasks.chat`.
 
-It keeps to what the caller owns. The feeder is told at once of what it should look at
-(`keys.BULK_WAKE`); if Redis is away it finds out by itself within a second.
+It keeps to what the caller owns, and `others` whose work the caller may see to as well. The
+feeder is told at once of what it should look at (`keys.BULK_WAKE`); if Redis is away it
+finds out by itself within a second.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ class Desk(Protocol):
         """Make a finished upload a file of `owner`'s. Durable when this returns."""
         ...
 
-    def file(self, file_id: str, owner: str) -> FileRecord:
+    def file(self, file_id: str, owner: str, *others: str) -> FileRecord:
         """Raises FileNotFoundHereError (`file_not_found`)."""
         ...
 
     def files(
         self,
         owner: str,
-        *,
+        *others: str,
         purpose: str | None = None,
         after: str | None = None,
         limit: int = 100,
@@ -46,11 +47,11 @@ class Desk(Protocol):
         """Return a page, and whether there are more."""
         ...
 
-    def open(self, file_id: str, owner: str) -> IO[bytes]:
+    def open(self, file_id: str, owner: str, *others: str) -> IO[bytes]:
         """Open the content of a file. Raises FileNotFoundHereError."""
         ...
 
-    def delete_file(self, file_id: str, owner: str) -> None:
+    def delete_file(self, file_id: str, owner: str, *others: str) -> None:
         """Raises FileNotFoundHereError, and FileInUseError while a batch that has not ended reads it."""
         ...
 
@@ -75,15 +76,17 @@ class Desk(Protocol):
         """Accept one `celery call`, whose body was checked. Repeating it is harmless."""
         ...
 
-    def batch(self, batch_id: str, owner: str) -> BatchRecord:
+    def batch(self, batch_id: str, owner: str, *others: str) -> BatchRecord:
         """Raises BatchNotFoundError (`batch_not_found`)."""
         ...
 
-    def batches(self, owner: str, *, after: str | None = None, limit: int = 20) -> tuple[list[BatchRecord], bool]:
+    def batches(
+        self, owner: str, *others: str, after: str | None = None, limit: int = 20
+    ) -> tuple[list[BatchRecord], bool]:
         """Return a page, the newest first, and whether there are more."""
         ...
 
-    def cancel(self, batch_id: str, owner: str) -> BatchRecord:
+    def cancel(self, batch_id: str, owner: str, *others: str) -> BatchRecord:
         """Begin to cancel a batch. Raises BatchNotFoundError, and BatchEndedError (`batch_ended`)."""
         ...
 

@@ -13,8 +13,7 @@ and whatever was delivered twice, or ended in two places, is recorded once: `rec
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -22,13 +21,11 @@ from sqlalchemy import Connection
 from tasks.bulk import ledger_batches, ledger_files, ledger_lines
 from tasks.bulk.ledger_database import Database, LedgerError
 from tasks.bulk.ledger_lines import request_id_of
-from tasks.bulk.records import BatchRecord, BatchStatus, Counts, FileRecord, Line, Outcome, Taken
+from tasks.bulk.records import BatchRecord, BatchStatus, FileRecord, Line, Outcome, Taken
 
 __all__ = ["Ledger", "LedgerError", "request_id_of"]
 
 _RESULTS_AT_ONCE = 100
-_FORGOTTEN_AT_ONCE = 5000
-_LONGEST_PAUSE_S = 0.5
 
 
 class Ledger:
@@ -49,14 +46,13 @@ class Ledger:
     def add_file(self, file: FileRecord) -> None:
         self._database.write(lambda c: ledger_files.add(c, file))
 
-    def file(self, file_id: str, owner: str) -> FileRecord | None:
-        """Return a file of `owner`'s; None when there is none of this id, or it is somebody else's."""
-        return self._database.read(lambda c: ledger_files.find(c, file_id, owner))
+    def file(self, file_id: str, *owners: str) -> FileRecord | None:
+        """Return a file of one of `owners`; None when there is none of this id, or it is somebody else's."""
+        return self._database.read(lambda c: ledger_files.find(c, file_id, owners))
 
     def files(
         self,
-        owner: str,
-        *,
+        *owners: str,
         purpose: str | None = None,
         after: str | None = None,
         limit: int = 100,
@@ -64,12 +60,12 @@ class Ledger:
     ) -> list[FileRecord]:
         """Return a page: those that follow the file `after`. Ties in time go by id."""
         return self._database.read(
-            lambda c: ledger_files.page(c, owner, purpose=purpose, after=after, limit=limit, newest_first=newest_first)
+            lambda c: ledger_files.page(c, owners, purpose=purpose, after=after, limit=limit, newest_first=newest_first)
         )
 
-    def remove_file(self, file_id: str, owner: str) -> bool:
+    def remove_file(self, file_id: str, *owners: str) -> bool:
         """Return whether there was one. Raises `tasks.errors.FileInUseError` while an open batch reads it."""
-        return self._database.write(lambda c: ledger_files.remove(c, file_id, owner))
+        return self._database.write(lambda c: ledger_files.remove(c, file_id, owners))
 
     def expired_files(self, now: int, limit: int = 100) -> list[FileRecord]:
         """Return files of anybody's whose time is over, but for those that an open batch reads."""
@@ -92,13 +88,13 @@ class Ledger:
 
         return self._database.write(work)
 
-    def batch(self, batch_id: str, owner: str | None = None) -> BatchRecord | None:
-        """Return a batch with its counts; None when there is none, or `owner` is given and it is somebody else's."""
-        return self._database.read(lambda c: ledger_batches.find(c, batch_id, owner))
+    def batch(self, batch_id: str, *owners: str) -> BatchRecord | None:
+        """Return a batch with its counts; None when there is none, or `owners` are given and it is somebody else's."""
+        return self._database.read(lambda c: ledger_batches.find(c, batch_id, owners))
 
-    def batches(self, owner: str, *, after: str | None = None, limit: int = 20) -> list[BatchRecord]:
+    def batches(self, *owners: str, after: str | None = None, limit: int = 20) -> list[BatchRecord]:
         """Return a page of the batches made of files, the newest first, those that follow the batch `after`."""
-        return self._database.read(lambda c: ledger_batches.page(c, owner, after=after, limit=limit))
+        return self._database.read(lambda c: ledger_batches.page(c, owners, after=after, limit=limit))
 
     def open_batches(self) -> list[BatchRecord]:
         """Return every batch, of any kind, that has not ended; the oldest first. Cheap: it is asked twice a second."""
@@ -144,6 +140,7 @@ class Ledger:
     def take(self, batch_id: str, model: str, count: int) -> list[Taken]:
         """Have up to `count` pending lines of a model run: by prefix, then by number; their attempts go up by one.
 
+        Of a batch that is not in progress none are: a feeder that comes late begins nothing that was ended.
         Two callers never take the same line. The request id of a `Taken` is `request_id_of`. After a LedgerError it
         is not known whether lines were taken: `running` tells.
         """
@@ -179,28 +176,16 @@ class Ledger:
             yield from page
             number = page[-1][1].number
 
-    def forget_results(self, batch_id: str) -> None:
-        """Remove lines and results of a batch whose files are written; its counts stay.
-
-        Takes as many transactions as it needs for others to get their turn in between; to be repeated if it fails.
-        """
-        while (began := time.monotonic()) and self._database.write(
-            lambda c: ledger_lines.forget(c, batch_id, _FORGOTTEN_AT_ONCE)
-        ):
-            # Whoever waits for SQLite looks now and then whether it is free, and must find it so.
-            time.sleep(min(_LONGEST_PAUSE_S, time.monotonic() - began))
-
     def forget_some(self, batch_id: str, limit: int) -> bool:
-        """As `forget_results`, in one transaction and at most so many lines. Returns whether any were there."""
+        """Remove up to `limit` lines, with their results, of a batch that needs them no more; its counts stay.
+
+        Returns whether any were there; call it again until there are none.
+        """
         return self._database.write(lambda c: ledger_lines.forget(c, batch_id, limit))
 
     def leftovers(self, limit: int = 100) -> list[str]:
         """Return batches of files that have ended and still have their lines: whoever ended them died meanwhile."""
         return self._database.read(lambda c: ledger_batches.leftovers(c, limit))
-
-    def counts(self, batch_ids: Iterable[str]) -> Mapping[str, Counts]:
-        wanted = list(batch_ids)
-        return self._database.read(lambda c: ledger_batches.counts(c, wanted))
 
     def _results_after(self, batch_id: str, number: int, *, ok: bool) -> list[tuple[str, Outcome]]:
         return self._database.read(

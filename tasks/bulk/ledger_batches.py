@@ -51,18 +51,19 @@ def lock(connection: Connection, batch_id: str) -> int | None:
     return connection.execute(query).scalar()
 
 
-def find(connection: Connection, batch_id: str, owner: str | None) -> BatchRecord | None:
+def find(connection: Connection, batch_id: str, owners: Sequence[str]) -> BatchRecord | None:
+    """Return a batch, of anybody's when `owners` is empty."""
     query = select(*_COLUMNS).where(batches.c.id == batch_id)
-    if owner is not None:
-        query = query.where(batches.c.owner == owner)
+    if owners:
+        query = query.where(batches.c.owner.in_(owners))
     row = connection.execute(query).first()
     return None if row is None else _record(row)
 
 
-def page(connection: Connection, owner: str, *, after: str | None, limit: int) -> list[BatchRecord]:
-    query = select(*_COLUMNS).where(batches.c.owner == owner, batches.c.kind == Kind.FILE.value)
+def page(connection: Connection, owners: Sequence[str], *, after: str | None, limit: int) -> list[BatchRecord]:
+    query = select(*_COLUMNS).where(batches.c.owner.in_(owners), batches.c.kind == Kind.FILE.value)
     if after is not None:
-        last = find(connection, after, owner)
+        last = find(connection, after, owners)
         if last is None:
             return []
         query = query.where(following(batches.c.created_at, batches.c.id, last.created_at, last.id, down=True))
@@ -89,11 +90,6 @@ def move(connection: Connection, batch_id: str, to: BatchStatus, now: int, field
         update(batches).where(batches.c.id == batch_id, batches.c.status.in_(_FROM[to])).values(values)
     )
     return moved.rowcount > 0
-
-
-def counts(connection: Connection, batch_ids: Iterable[str]) -> dict[str, Counts]:
-    query = select(batches.c.id, *(batches.c[name] for name in _COUNTS)).where(batches.c.id.in_(list(batch_ids)))
-    return {row.id: _counts(row) for row in connection.execute(query)}
 
 
 def count(connection: Connection, added: dict[int, Counts]) -> None:
@@ -163,10 +159,6 @@ def _record(row: Row[*tuple[Any, ...]]) -> BatchRecord:
     values["metadata"] = orjson.loads(values["metadata"])
     values["flaws"] = tuple(Flaw(**flaw) for flaw in orjson.loads(values["flaws"]))
     return BatchRecord(**values, counts=counts)
-
-
-def _counts(row: Row[*tuple[Any, ...]]) -> Counts:
-    return Counts(**{name: getattr(row, name) for name in _COUNTS})
 
 
 def _flaws(flaws: Sequence[Flaw]) -> str:

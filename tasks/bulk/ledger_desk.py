@@ -83,9 +83,9 @@ class LedgerDesk:
                 raise
         return file
 
-    def file(self, file_id: str, owner: str) -> FileRecord:
+    def file(self, file_id: str, owner: str, *others: str) -> FileRecord:
         with _in_reach():
-            found = self._ledger.file(file_id, owner) if is_file_id(file_id) else None
+            found = self._ledger.file(file_id, owner, *others) if is_file_id(file_id) else None
         if found is None:
             raise FileNotFoundHereError(_NO_FILE, param="file_id")
         return found
@@ -93,7 +93,7 @@ class LedgerDesk:
     def files(
         self,
         owner: str,
-        *,
+        *others: str,
         purpose: str | None = None,
         after: str | None = None,
         limit: int = 100,
@@ -102,11 +102,13 @@ class LedgerDesk:
         if after is not None and not is_file_id(after):
             return [], False
         with _in_reach():
-            page = self._ledger.files(owner, purpose=purpose, after=after, limit=limit + 1, newest_first=newest_first)
+            page = self._ledger.files(
+                owner, *others, purpose=purpose, after=after, limit=limit + 1, newest_first=newest_first
+            )
         return page[:limit], len(page) > limit
 
-    def open(self, file_id: str, owner: str) -> IO[bytes]:
-        self.file(file_id, owner)
+    def open(self, file_id: str, owner: str, *others: str) -> IO[bytes]:
+        self.file(file_id, owner, *others)
         with _in_reach():
             try:
                 return self._store.open(file_id)
@@ -114,9 +116,9 @@ class LedgerDesk:
                 # Deleted at this moment.
                 raise FileNotFoundHereError(_NO_FILE, param="file_id") from None
 
-    def delete_file(self, file_id: str, owner: str) -> None:
+    def delete_file(self, file_id: str, owner: str, *others: str) -> None:
         with _in_reach():
-            if not is_file_id(file_id) or not self._ledger.remove_file(file_id, owner):
+            if not is_file_id(file_id) or not self._ledger.remove_file(file_id, owner, *others):
                 raise FileNotFoundHereError(_NO_FILE, param="file_id")
             self._store.remove(file_id)
 
@@ -179,25 +181,27 @@ class LedgerDesk:
             self._ledger.add_batch(batch, [line])
         wake(self._client, task_id)
 
-    def batch(self, batch_id: str, owner: str) -> BatchRecord:
+    def batch(self, batch_id: str, owner: str, *others: str) -> BatchRecord:
         with _in_reach():
-            found = self._ledger.batch(batch_id, owner) if _BATCH_ID.fullmatch(batch_id) else None
-        if found is None:
+            found = self._ledger.batch(batch_id, owner, *others) if _BATCH_ID.fullmatch(batch_id) else None
+        if found is None or found.kind is Kind.CALL:
             raise BatchNotFoundError(_NO_BATCH, param="batch_id")
         return found
 
-    def batches(self, owner: str, *, after: str | None = None, limit: int = 20) -> tuple[list[BatchRecord], bool]:
+    def batches(
+        self, owner: str, *others: str, after: str | None = None, limit: int = 20
+    ) -> tuple[list[BatchRecord], bool]:
         if after is not None and not _BATCH_ID.fullmatch(after):
             return [], False
         with _in_reach():
-            page = self._ledger.batches(owner, after=after, limit=limit + 1)
+            page = self._ledger.batches(owner, *others, after=after, limit=limit + 1)
         return page[:limit], len(page) > limit
 
-    def cancel(self, batch_id: str, owner: str) -> BatchRecord:
-        self.batch(batch_id, owner)
+    def cancel(self, batch_id: str, owner: str, *others: str) -> BatchRecord:
+        self.batch(batch_id, owner, *others)
         with _in_reach():
             moved = self._ledger.move(batch_id, BatchStatus.CANCELLING, now=int(self._now()))
-        found = self.batch(batch_id, owner)
+        found = self.batch(batch_id, owner, *others)
         if moved:
             wake(self._client, batch_id)
         elif found.status is not BatchStatus.CANCELLING:

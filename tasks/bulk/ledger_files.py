@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, or_, select
@@ -28,19 +29,25 @@ def add(connection: Connection, file: FileRecord) -> None:
     connection.execute(insert_new(connection, files), row)
 
 
-def find(connection: Connection, file_id: str, owner: str) -> FileRecord | None:
-    row = connection.execute(select(*_COLUMNS).where(files.c.id == file_id, files.c.owner == owner)).first()
+def find(connection: Connection, file_id: str, owners: Sequence[str]) -> FileRecord | None:
+    row = connection.execute(select(*_COLUMNS).where(files.c.id == file_id, files.c.owner.in_(owners))).first()
     return None if row is None else _record(row)
 
 
 def page(
-    connection: Connection, owner: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
+    connection: Connection,
+    owners: Sequence[str],
+    *,
+    purpose: str | None,
+    after: str | None,
+    limit: int,
+    newest_first: bool,
 ) -> list[FileRecord]:
-    query = select(*_COLUMNS).where(files.c.owner == owner)
+    query = select(*_COLUMNS).where(files.c.owner.in_(owners))
     if purpose is not None:
         query = query.where(files.c.purpose == purpose)
     if after is not None:
-        last = find(connection, after, owner)
+        last = find(connection, after, owners)
         if last is None:
             return []
         query = query.where(following(files.c.created_at, files.c.id, last.created_at, last.id, down=newest_first))
@@ -48,8 +55,8 @@ def page(
     return [_record(row) for row in connection.execute(query)]
 
 
-def remove(connection: Connection, file_id: str, owner: str) -> bool:
-    mine = and_(files.c.id == file_id, files.c.owner == owner)
+def remove(connection: Connection, file_id: str, owners: Sequence[str]) -> bool:
+    mine = and_(files.c.id == file_id, files.c.owner.in_(owners))
     # Locked, so that a batch which is added at this moment finds it gone, or is found here.
     if connection.execute(select(files.c.id).where(mine).with_for_update()).first() is None:
         return False

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 
 from tasks.bulk import ledger_batches
 from tasks.bulk.ledger_tables import OPEN, PENDING, RUNNING, backlog, batches, lines, results
-from tasks.bulk.records import Counts, Line, LineState, Outcome, Taken
+from tasks.bulk.records import BatchStatus, Counts, Line, LineState, Outcome, Taken
 from tasks.messages import Endpoint
 
 _LINE = (
@@ -65,7 +65,8 @@ def last(connection: Connection, batch_id: str) -> int:
 
 
 def take(connection: Connection, batch_id: str, model: str, count: int) -> list[Taken]:
-    key = ledger_batches.keys_of(connection, [batch_id]).get(batch_id)
+    running = (batches.c.id == batch_id) & (batches.c.status == BatchStatus.IN_PROGRESS.value)
+    key = connection.scalar(select(batches.c.key).where(running))
     if key is None or count <= 0:
         return []
     due = (

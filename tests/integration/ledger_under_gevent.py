@@ -18,7 +18,7 @@ import gevent  # noqa: E402
 from gevent.threadpool import ThreadPool  # noqa: E402
 
 from tasks.bulk.ledger import Ledger  # noqa: E402
-from tests.tasks.bulk.ledger_rows import answer, batch, batch_id, lines, numbers, started  # noqa: E402
+from tests.tasks.bulk.ledger_rows import answer, batch, counts_of, lines, numbers, started  # noqa: E402
 
 
 def work(ledger: Ledger, here: str) -> list[int]:
@@ -59,7 +59,7 @@ def main(url: str, path: str | None) -> None:
     inside = [gevent.spawn(work, ledger, here) for _ in range(10)]
     done = sorted(number for one in [*apart, *inside] for number in one.get(timeout=60))
     assert done == list(range(1, 201)), done
-    assert ledger.counts([here])[batch_id(1)].completed == 200
+    assert counts_of(ledger, here).completed == 200
     if path is not None:
         wait_for_the_lock(ledger, path)
     ledger.close()

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.bulk.ledger import Ledger
 from tests.stack import REPOSITORY
-from tests.tasks.bulk.ledger_rows import answer, lines, numbers, started
+from tests.tasks.bulk.ledger_rows import answer, counts_of, lines, numbers, started
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +39,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 def check(ledger: Ledger, here: str, total: int) -> None:
     """Every line is in one place, and the counts are those of what there is."""
-    counts = ledger.counts([here])[here]
+    counts = counts_of(ledger, here)
     results = [outcome.number for _, outcome in ledger.results(here, ok=True)]
     running = numbers(ledger.running([here]))
     assert counts.completed == len(results) == len(set(results))
@@ -62,7 +62,7 @@ def test_a_process_killed_before_any_statement_has_done_all_or_nothing(
 ) -> None:
     here = started(ledger, lines(20))
     ledger.take(here, "demo", 10)
-    before = ledger.counts([here]), ledger.pending(here)
+    before = counts_of(ledger, here), ledger.pending(here)
     at = 0
     while True:
         at += 1
@@ -70,12 +70,12 @@ def test_a_process_killed_before_any_statement_has_done_all_or_nothing(
         out, err = process.communicate(timeout=60)
         if process.returncode != -signal.SIGKILL:
             break
-        assert (ledger.counts([here]), ledger.pending(here)) == before
+        assert (counts_of(ledger, here), ledger.pending(here)) == before
         check(ledger, here, 20)
     assert process.returncode == 0, err
     assert at > 3
     assert int(out) == (5 if what == "take" else 10)
-    assert (ledger.counts([here]), ledger.pending(here)) != before
+    assert (counts_of(ledger, here), ledger.pending(here)) != before
     check(ledger, here, 20)
 
 

@@ -12,11 +12,12 @@ from openai.types import Batch
 from werkzeug.test import TestResponse
 
 from tasks.bulk.records import BatchStatus, Counts, Flaw
+from tasks.messages import Endpoint
 from tests.fake_desk import FakeDesk
 from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import make_app
 from webapp import api_keys
-from webapp.api_keys import KeyRing
+from webapp.api_keys import KeyRing, Role
 
 NO_BATCH = f"batch_{'0' * 24}"
 
@@ -84,7 +85,7 @@ def test_a_batch_is_made_of_a_file(client: FlaskClient, desk: FakeDesk) -> None:
     Batch.model_validate(batch, strict=True)
     assert client.get(f"/v1/batches/{batch['id']}").get_json() == batch
     assert desk.kept_batches[batch["id"]].output_expires_after_s == 3600
-    assert desk.max_lines == 77
+    assert desk.kept_batches[batch["id"]].max_lines == 77
 
 
 @pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
@@ -211,6 +212,33 @@ def test_somebody_elses_batch_is_no_batch(tmp_path: Path, dispatcher: FakeDispat
     assert client.post(f"/v1/batches/{batch_id}/cancel").status_code == 404
     assert client.get("/v1/batches").get_json()["data"] == []
     assert desk.kept_batches[batch_id].status is BatchStatus.VALIDATING
+
+
+def test_an_operators_key_sees_to_what_is_nobodys(tmp_path: Path, dispatcher: FakeDispatcher, desk: FakeDesk) -> None:
+    path = tmp_path / "keys" / "file"
+    alice, root = api_keys.add(path, "alice"), api_keys.add(path, "root", Role.OPERATOR)
+    client = make_app(tmp_path, dispatcher, KeyRing(path), desk=desk).test_client()
+    file_ids = {owner: new_file(desk, owner) for owner in ("", "alice", "root")}
+    ids = {o: desk.create(owner=o, input_file_id=f, endpoint=Endpoint.CHAT).id for o, f in file_ids.items()}
+
+    def seen(key: str) -> dict[str, set[Any]]:
+        client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {key}"
+        one_by_one = {o for o, id_ in ids.items() if client.get(f"/v1/batches/{id_}").status_code == 200}
+        contents = {o for o, id_ in file_ids.items() if client.get(f"/v1/files/{id_}/content").status_code == 200}
+        listed = {batch["id"] for batch in client.get("/v1/batches").get_json()["data"]}
+        files = {file["id"] for file in client.get("/v1/files").get_json()["data"]}
+        return {"batches": one_by_one, "contents": contents, "listed": listed, "files": files}
+
+    def all_of(*owners: str) -> dict[str, set[Any]]:
+        listed, files = {ids[o] for o in owners}, {file_ids[o] for o in owners}
+        return {"batches": set(owners), "contents": set(owners), "listed": listed, "files": files}
+
+    assert seen(alice) == all_of("alice")
+    assert client.post(f"/v1/batches/{ids['']}/cancel").status_code == 404
+    assert client.delete(f"/v1/files/{file_ids['']}").status_code == 404
+    assert seen(root) == all_of("", "root")
+    assert client.post(f"/v1/batches/{ids['alice']}/cancel").status_code == 404
+    assert client.post(f"/v1/batches/{ids['']}/cancel").get_json()["status"] == "cancelling"
 
 
 def test_what_becomes_of_batches_is_logged_and_counted(client: FlaskClient, desk: FakeDesk, caplog: Any) -> None:

@@ -5,7 +5,8 @@
     GET    /v1/batches/ID         how one stands
     POST   /v1/batches/ID/cancel  cancel it
 
-A batch belongs to the key that made it. Somebody else's looks like one that never was.
+A batch belongs to the key that made it. Somebody else's looks like one that never was. Those
+of no key, which `tasks.batch` makes, are for operators' keys.
 """
 
 from __future__ import annotations
@@ -70,21 +71,21 @@ def blueprint(gateway: Gateway) -> Blueprint:
         after = request.args.get("after")
         if after is not None:
             _check_id(after, param="after")
-        owner = auth.caller()
-        records, more = desk.ask(lambda desk: desk.batches(owner, after=after, limit=limit))
+        owners = auth.owners()
+        records, more = desk.ask(lambda desk: desk.batches(*owners, after=after, limit=limit))
         return listing.page(map(batch_object, records), more=more)
 
     @routes.get("/<path:batch_id>")
     def one(batch_id: str) -> Response:
         _check_id(batch_id)
-        owner = auth.caller()
-        return listing.json(batch_object(desk.ask(lambda desk: desk.batch(batch_id, owner))))
+        owners = auth.owners()
+        return listing.json(batch_object(desk.ask(lambda desk: desk.batch(batch_id, *owners))))
 
     @routes.post("/<path:batch_id>/cancel")
     def cancel(batch_id: str) -> Response:
         _check_id(batch_id)
-        owner = auth.caller()
-        record = desk.ask(lambda desk: desk.cancel(batch_id, owner))
+        owners = auth.owners()
+        record = desk.ask(lambda desk: desk.cancel(batch_id, *owners))
         _log("batch_cancelled", record)
         return listing.json(batch_object(record))
 

@@ -6,7 +6,8 @@
     GET    /v1/files/ID/content  what is in it
     DELETE /v1/files/ID          delete it
 
-A file belongs to the key that it came with. Somebody else's looks like one that never was.
+A file belongs to the key that it came with. Somebody else's looks like one that never was; those
+of no key are for operators' keys.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get("/<path:file_id>")
     def one(file_id: str) -> Response:
         check_id(file_id)
-        owner = auth.caller()
-        return listing.json(file_object(desk.ask(lambda desk: desk.file(file_id, owner))))
+        owners = auth.owners()
+        return listing.json(file_object(desk.ask(lambda desk: desk.file(file_id, *owners))))
 
     @routes.get("/<path:file_id>/content")
     def content(file_id: str) -> Response:
@@ -76,8 +77,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.delete("/<path:file_id>")
     def delete(file_id: str) -> Response:
         check_id(file_id)
-        owner = auth.caller()
-        desk.ask(lambda desk: desk.delete_file(file_id, owner))
+        owners = auth.owners()
+        desk.ask(lambda desk: desk.delete_file(file_id, *owners))
         _log("file_deleted", file_id)
         return listing.json({"id": file_id, "object": "file", "deleted": True})
 
@@ -114,17 +115,17 @@ def _page(gateway: Gateway) -> Response:
     after = request.args.get("after")
     if after is not None:
         check_id(after, param="after")
-    owner = auth.caller()
+    owners = auth.owners()
     records, more = gateway.desk.ask(
-        lambda desk: desk.files(owner, purpose=purpose, after=after, limit=limit, newest_first=order != "asc")
+        lambda desk: desk.files(*owners, purpose=purpose, after=after, limit=limit, newest_first=order != "asc")
     )
     return listing.page(map(file_object, records), more=more)
 
 
 def _content(gateway: Gateway, file_id: str) -> Response:
     check_id(file_id)
-    owner = auth.caller()
-    record, file = gateway.desk.ask(lambda desk: (desk.file(file_id, owner), desk.open(file_id, owner)))
+    owners = auth.owners()
+    record, file = gateway.desk.ask(lambda desk: (desk.file(file_id, *owners), desk.open(file_id, *owners)))
     return Response(
         Content(file, record.size),
         content_type="application/octet-stream",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.bulk.ledger import Ledger
-from tasks.bulk.records import BatchRecord, BatchStatus, FileRecord, Kind, Line, Outcome, Taken
+from tasks.bulk.records import BatchRecord, BatchStatus, Counts, FileRecord, Kind, Line, Outcome, Taken
 from tasks.messages import Endpoint
 
 A_DAY_S = 86_400
@@ -68,3 +68,17 @@ def started(ledger: Ledger, new: Sequence[Line], index: int = 1) -> str:
 
 def numbers(taken: Sequence[Taken]) -> list[int]:
     return [one.line.number for one in taken]
+
+
+def counts_of(ledger: Ledger, batch_id: str) -> Counts:
+    found = ledger.batch(batch_id)
+    assert found is not None
+    return found.counts
+
+
+def forgotten(ledger: Ledger, batch_id: str, at_once: int = 5000) -> int:
+    """Forget the lines of a batch, and return in how many slices that was done."""
+    slices = 0
+    while ledger.forget_some(batch_id, at_once):
+        slices += 1
+    return slices

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.bulk.ledger import Ledger
 from tasks.bulk.records import ADVANCES, ENDED, BatchStatus, Counts, Flaw, Kind
-from tests.tasks.bulk.ledger_rows import batch, batch_id, failure, line, lines
+from tests.tasks.bulk.ledger_rows import batch, batch_id, counts_of, failure, line, lines
 
 
 def test_a_batch_comes_back_as_it_was_added(ledger: Ledger) -> None:
@@ -29,7 +29,7 @@ def test_a_batch_comes_back_as_it_was_added(ledger: Ledger) -> None:
 def test_a_batch_that_is_added_again_gets_no_further_lines(ledger: Ledger) -> None:
     assert ledger.add_batch(batch(1, kind=Kind.CALL), [line(1, body=b"{}")])
     assert not ledger.add_batch(batch(1, kind=Kind.CALL), [line(1, body=b"{}"), line(2)])
-    assert ledger.counts([batch_id(1)]) == {batch_id(1): Counts(total=1)}
+    assert counts_of(ledger, batch_id(1)) == Counts(total=1)
 
 
 def test_a_batch_advances_as_the_table_says_and_not_otherwise(ledger: Ledger) -> None:
@@ -96,4 +96,4 @@ def test_calls_are_forgotten_some_time_after_their_end_with_all_they_had(ledger:
     assert [ledger.batch(batch_id(index)) is not None for index in range(1, 6)] == [False, False, True, True, True]
     assert list(ledger.results(batch_id(1), ok=False)) == []
     assert ledger.add_batch(batch(1, kind=Kind.CALL), lines(1))
-    assert ledger.counts([batch_id(1)]) == {batch_id(1): Counts(total=1)}
+    assert counts_of(ledger, batch_id(1)) == Counts(total=1)

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from tasks.bulk.ledger import Ledger, LedgerError
 from tasks.bulk.records import BatchStatus
 from tests.stack import free_port, in_threads
-from tests.tasks.bulk.ledger_rows import answer, batch, batch_id, failure, file, file_id, lines, started
+from tests.tasks.bulk.ledger_rows import answer, batch, batch_id, counts_of, failure, file, file_id, lines, started
 from tests.waiting import wait_until
 
 
@@ -129,7 +129,7 @@ def test_a_writer_waits_for_another_process_and_then_writes(tmp_path: Path) -> N
         (taken,) = ledger.take(here, "demo", 1)
         with _locked(path) as let_go:
             # Whoever reads does not wait.
-            assert ledger.counts([here])[here].total == 1
+            assert counts_of(ledger, here).total == 1
             done = threading.Event()
 
             def record() -> None:
@@ -142,7 +142,7 @@ def test_a_writer_waits_for_another_process_and_then_writes(tmp_path: Path) -> N
             let_go()
             wait_until(done.is_set, "the result to be recorded")
             waiting.join()
-        assert ledger.counts([here])[here].completed == 1
+        assert counts_of(ledger, here).completed == 1
 
 
 def test_what_somebody_was_told_is_synced_and_what_can_be_tried_again_is_not(tmp_path: Path) -> None:
@@ -197,10 +197,9 @@ def _everything(ledger: Ledger) -> None:
     ledger.batches("ann", after=here)
     ledger.open_batches()
     ledger.pending(here)
-    ledger.counts([here])
     ledger.last_line(here)
     ledger.move(here, BatchStatus.EXPIRED, now=1)
-    ledger.forget_results(here)
+    ledger.forget_some(here, 100)
     ledger.forget_calls(1)
     ledger.remove_file(file_id(1), "ann")
 

@@ -72,6 +72,34 @@ def test_nobody_has_a_file_of_another_name(desk: Desk, name: str) -> None:
     assert desk.files("ann", after=name) == ([], False)
 
 
+def test_who_sees_to_others_has_what_is_theirs_too_and_nothing_else(desk: Desk) -> None:
+    batches = [created(desk, owner) for owner in ("ann", "", "bob")]
+    for one in batches[:2]:
+        assert desk.batch(one.id, "ann", "") == one
+        assert desk.file(one.input_file_id, "ann", "").owner == one.owner
+        with desk.open(one.input_file_id, "ann", "") as content:
+            assert content.read() == b"lines"
+    assert {one.owner for one in desk.batches("ann", "")[0]} == {one.owner for one in desk.files("ann", "")[0]}
+    page, more = desk.batches("ann", "", limit=1)
+    assert more
+    rest, more = desk.batches("ann", "", after=page[0].id)
+    assert ({one.id for one in (*page, *rest)}, more) == ({one.id for one in batches[:2]}, False)
+    for ask in (desk.batch, desk.cancel):
+        with pytest.raises(BatchNotFoundError):
+            ask(batches[2].id, "ann", "")
+    with pytest.raises(FileNotFoundHereError):
+        desk.delete_file(batches[2].input_file_id, "ann", "")
+    assert desk.cancel(batches[1].id, "ann", "").status is BatchStatus.CANCELLING
+
+
+def test_a_call_is_no_batch_whatever_its_id(desk: Desk) -> None:
+    task_id = f"batch_{'a' * 24}"
+    desk.call(task_id=task_id, endpoint=Endpoint.CHAT, model="demo", body=b"{}")
+    for ask in (desk.batch, desk.cancel):
+        with pytest.raises(BatchNotFoundError):
+            ask(task_id, "")
+
+
 def test_what_is_somebody_elses_is_not_there(desk: Desk) -> None:
     batch = created(desk)
     file_id = batch.input_file_id

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from tasks.bulk.ledger import Ledger, request_id_of
 from tasks.bulk.records import BatchStatus, Counts, Outcome, Taken
 from tests.stack import in_threads
-from tests.tasks.bulk.ledger_rows import answer, batch, batch_id, failure, line, lines, numbers, started
+from tests.tasks.bulk.ledger_rows import (
+    answer,
+    batch,
+    batch_id,
+    counts_of,
+    failure,
+    forgotten,
+    line,
+    lines,
+    numbers,
+    started,
+)
 
 _EXPIRED = Outcome(batch="", number=0, request_id="", status_code=504, body=b"", code="batch_expired", message="Late.")
 
@@ -19,7 +30,7 @@ def test_lines_are_counted_by_model(ledger: Ledger) -> None:
     here = started(ledger, [line(1), line(2, "other"), line(3)])
     ledger.add_lines(here, lines(2, "third", first=4))
     assert ledger.pending(here) == {"demo": 2, "other": 1, "third": 2}
-    assert ledger.counts([here, "batch_nobody"]) == {here: Counts(total=5)}
+    assert counts_of(ledger, here) == Counts(total=5)
     assert ledger.last_line(here) == 5
 
 
@@ -30,7 +41,7 @@ def test_lines_that_are_added_again_are_passed_over(ledger: Ledger) -> None:
     ledger.add_lines(here, [line(6), line(6)])
     ledger.add_lines("batch_nobody", lines(5))
     assert ledger.pending(here) == {"demo": 5}
-    assert ledger.counts([here])[here].total == 6
+    assert counts_of(ledger, here).total == 6
     assert (ledger.last_line(here), ledger.last_line("batch_nobody")) == (6, 0)
 
 
@@ -73,7 +84,7 @@ def test_results_are_recorded_and_counted(ledger: Ledger) -> None:
     first, second, third = ledger.take(here, "demo", 3)
     outcomes = [answer(third), failure(first)]
     assert ledger.record(outcomes) == outcomes
-    assert ledger.counts([here])[here] == Counts(total=3, completed=1, failed=1, prompt_tokens=6, completion_tokens=5)
+    assert counts_of(ledger, here) == Counts(total=3, completed=1, failed=1, prompt_tokens=6, completion_tokens=5)
     assert list(ledger.results(here, ok=True)) == [("request-3", answer(third))]
     assert list(ledger.results(here, ok=False)) == [("request-1", failure(first))]
     assert ledger.running() == [second]
@@ -85,7 +96,7 @@ def test_a_result_that_comes_twice_is_recorded_once(ledger: Ledger) -> None:
     first, second = answer(taken, b"1"), answer(taken, b"2")
     assert ledger.record([first, second]) == [first]
     assert ledger.record([second]) == []
-    assert ledger.counts([here])[here].completed == 1
+    assert counts_of(ledger, here).completed == 1
     assert list(ledger.results(here, ok=True)) == [("request-1", first)]
 
 
@@ -121,7 +132,7 @@ def test_outcomes_of_several_batches_are_recorded_together(ledger: Ledger) -> No
         taken += ledger.take(here, "demo", index)
     stranger = dataclasses.replace(taken[0], batch="batch_nobody")
     assert len(ledger.record([answer(one) for one in [*taken, stranger]])) == 6
-    counts = ledger.counts([batch_id(index) for index in (1, 2, 3)])
+    counts = {batch_id(index): counts_of(ledger, batch_id(index)) for index in (1, 2, 3)}
     assert [counts[batch_id(index)].completed for index in (1, 2, 3)] == [1, 2, 3]
 
 
@@ -132,7 +143,7 @@ def test_pending_lines_are_ended_a_part_at_a_time(ledger: Ledger) -> None:
     assert ended == [2, 2, 1, 0]
     assert ledger.end_pending("batch_nobody", _EXPIRED) == 0
     assert ledger.pending(here) == {}
-    assert ledger.counts([here])[here] == Counts(total=6, failed=5)
+    assert counts_of(ledger, here) == Counts(total=6, failed=5)
     assert [name for name, _ in ledger.results(here, ok=False)] == [f"request-{number}" for number in range(2, 7)]
     _, outcome = next(ledger.results(here, ok=False))
     assert outcome == dataclasses.replace(_EXPIRED, batch=here, number=2)
@@ -151,12 +162,11 @@ def test_results_are_read_page_by_page(ledger: Ledger) -> None:
 def test_what_was_written_to_files_is_forgotten_but_not_its_counts(ledger: Ledger) -> None:
     here, other = started(ledger, lines(12_000)), started(ledger, lines(2), index=2)
     ledger.record([answer(one) for one in ledger.take(here, "demo", 500)])
-    ledger.forget_results(here)
-    ledger.forget_results(here)
-    ledger.forget_results("batch_nobody")
+    assert forgotten(ledger, here) == 3
+    assert forgotten(ledger, here) == forgotten(ledger, "batch_nobody") == 0
     assert list(ledger.results(here, ok=True)) == []
     assert (ledger.pending(here), ledger.last_line(here)) == ({}, 0)
-    assert ledger.counts([here])[here].completed == 500
+    assert counts_of(ledger, here).completed == 500
     assert ledger.pending(other) == {"demo": 2}
 
 
@@ -171,7 +181,7 @@ def test_takers_never_take_the_same_line(ledger: Ledger) -> None:
 
     in_threads(6, take)
     assert sorted(itertools.chain(*taken)) == list(range(1, 601))
-    assert ledger.counts([here])[here].completed == 600
+    assert counts_of(ledger, here).completed == 600
     assert ledger.pending(here) == {}
 
 
@@ -190,7 +200,7 @@ def test_of_those_who_record_and_give_back_the_same_lines_one_has_each(ledger: L
 
     in_threads(4, end)
     assert sum(had) == 200
-    assert ledger.counts([here])[here].completed + ledger.pending(here).get("demo", 0) == 200
+    assert counts_of(ledger, here).completed + ledger.pending(here).get("demo", 0) == 200
 
 
 _STEPS = st.lists(
@@ -233,7 +243,7 @@ def test_whatever_happens_every_line_is_in_one_place_and_the_counts_are_true(
         if step in {"record", "back", "uncounted"}:
             for one in some:
                 del running[one.line.number]
-        counts = ledger.counts([here])[here]
+        counts = counts_of(ledger, here)
         assert counts.completed + counts.failed == ended
         assert ledger.pending(here).get("demo", 0) == waiting
         assert sorted(numbers(ledger.running([here]))) == sorted(running)
@@ -254,4 +264,12 @@ def test_lines_are_added_by_the_thousand(ledger: Ledger, count: int) -> None:
     here = started(ledger, [])
     for first in range(1, 3 * count + 1, count):
         ledger.add_lines(here, lines(count, first=first))
-    assert ledger.counts([here])[here].total == 3 * count
+    assert counts_of(ledger, here).total == 3 * count
+
+
+@pytest.mark.parametrize("status", [BatchStatus.CANCELLING, BatchStatus.EXPIRED])
+def test_no_line_of_a_batch_that_ends_is_taken(ledger: Ledger, status: BatchStatus) -> None:
+    here = started(ledger, lines(3))
+    assert len(ledger.take(here, "demo", 1)) == 1
+    ledger.move(here, status, now=1)
+    assert ledger.take(here, "demo", 2) == []
