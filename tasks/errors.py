@@ -113,6 +113,12 @@ class BatchNotFoundError(ServingError):
     code = "batch_not_found"
 
 
+class TooManyBatchesError(ServingError):
+    """Too many batches of the caller have not ended yet."""
+
+    code = "too_many_batches"
+
+
 class BatchEndedError(ServingError):
     """The batch has ended already, so that it cannot be cancelled."""
 

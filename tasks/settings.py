@@ -90,6 +90,8 @@ class Settings:
     """How long the upload of a file may take."""
     batch_max_lines: int = 50_000
     """Of a batch that comes by HTTP."""
+    batch_max_open: int = 200
+    """Batches of one key that have not ended; beyond it no other is accepted by HTTP."""
     bulk_window: float = 3.0
     """So many times the free seats of a model are queued for it from the ledger."""
     bulk_headroom: float = 0.05

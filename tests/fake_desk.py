@@ -18,6 +18,7 @@ from tasks.errors import (
     FileNotFoundHereError,
     InvalidRequestError,
     ServingError,
+    TooManyBatchesError,
 )
 from tasks.messages import Endpoint
 
@@ -100,6 +101,7 @@ class FakeDesk:
         metadata: Mapping[str, str] | None = None,
         output_expires_after_s: int | None = None,
         max_lines: int | None = None,
+        max_open: int | None = None,
     ) -> BatchRecord:
         self._check()
         record = self.kept_files.get(input_file_id)
@@ -107,6 +109,9 @@ class FakeDesk:
             raise FileNotFoundHereError("There is no file of this id.", param="input_file_id")
         if record.purpose != "batch":
             raise InvalidRequestError("The file's purpose is not 'batch'.", param="input_file_id")
+        unfinished = sum(b.owner == owner and bool(ADVANCES[b.status]) for b in self.kept_batches.values())
+        if max_open is not None and unfinished >= max_open:
+            raise TooManyBatchesError("Too many batches have not ended.")
         now = next(self._seconds)
         batch = BatchRecord(
             id=f"batch_{secrets.token_hex(12)}",

@@ -65,10 +65,12 @@ class Desk(Protocol):
         metadata: Mapping[str, str] | None = None,
         output_expires_after_s: int | None = None,
         max_lines: int | None = None,
+        max_open: int | None = None,
     ) -> BatchRecord:
         """Accept a batch; its file is looked through afterwards, by the feeder. Durable when this returns.
 
-        Raises FileNotFoundHereError, and InvalidRequestError when the file's purpose is not `batch`.
+        Raises FileNotFoundHereError, InvalidRequestError when the file's purpose is not `batch`, and
+        TooManyBatchesError when `max_open` batches of the owner have not ended.
         """
         ...
 

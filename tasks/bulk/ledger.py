@@ -100,6 +100,10 @@ class Ledger:
         """Return every batch, of any kind, that has not ended; the oldest first. Cheap: it is asked twice a second."""
         return self._database.read(ledger_batches.open_ones)
 
+    def count_open(self, owner: str) -> int:
+        """Return how many batches of files of an owner's have not ended."""
+        return self._database.read(lambda c: ledger_batches.count_open(c, owner))
+
     def move(self, batch_id: str, to: BatchStatus, *, now: int, **fields: Any) -> bool:
         """Advance a batch, write down when, and set `fields` of it too (`output_file_id`, `error_file_id`, `flaws`).
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, and_, bindparam, delete, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, select, update
 
 from tasks.bulk.ledger_database import insert_new
 from tasks.bulk.ledger_files import following, in_order
@@ -74,6 +74,11 @@ def page(connection: Connection, owners: Sequence[str], *, after: str | None, li
 def open_ones(connection: Connection) -> list[BatchRecord]:
     query = select(*_COLUMNS).where(OPEN).order_by(batches.c.created_at, batches.c.key)
     return [_record(row) for row in connection.execute(query)]
+
+
+def count_open(connection: Connection, owner: str) -> int:
+    mine = and_(batches.c.owner == owner, batches.c.kind == Kind.FILE.value)
+    return connection.scalar(select(func.count()).select_from(batches).where(OPEN, mine)) or 0
 
 
 def move(connection: Connection, batch_id: str, to: BatchStatus, now: int, fields: dict[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from tasks.errors import (
     FileNotFoundHereError,
     InvalidRequestError,
     ServiceUnavailableError,
+    TooManyBatchesError,
 )
 from tasks.messages import Endpoint
 from tasks.settings import Settings
@@ -132,6 +133,7 @@ class LedgerDesk:
         metadata: Mapping[str, str] | None = None,
         output_expires_after_s: int | None = None,
         max_lines: int | None = None,
+        max_open: int | None = None,
     ) -> BatchRecord:
         if window not in WINDOWS_S:
             text = f"'completion_window' must be {' or '.join(map(repr, WINDOWS_S))}."
@@ -143,6 +145,7 @@ class LedgerDesk:
         if file.purpose != BATCH_PURPOSE:
             text = f"The file's purpose is '{file.purpose}'; that of a batch's input must be '{BATCH_PURPOSE}'."
             raise InvalidRequestError(text, param="input_file_id")
+        self._refuse_more_than(max_open, owner)
         now = int(self._now())
         batch = BatchRecord(
             id=f"batch_{secrets.token_hex(12)}",
@@ -162,6 +165,15 @@ class LedgerDesk:
             self._ledger.add_batch(batch, reads_file=True)
         wake(self._client, batch.id)
         return batch
+
+    def _refuse_more_than(self, most: int | None, owner: str) -> None:
+        """Each open batch costs the feeder a little, whenever it looks. Of several at once one may slip by."""
+        if most is None:
+            return
+        with _in_reach():
+            count = self._ledger.count_open(owner)
+        if count >= most:
+            raise TooManyBatchesError(f"{count} of your batches have not ended; wait for one of them, or cancel it.")
 
     def call(self, *, task_id: str, endpoint: Endpoint, model: str, body: bytes) -> None:
         now = int(self._now())

@@ -39,6 +39,7 @@ FACES = {
     "batch_not_found": Face(HTTPStatus.NOT_FOUND),
     "batch_ended": Face(HTTPStatus.CONFLICT, should_retry=False),
     "batch_expired": Face(HTTPStatus.GATEWAY_TIMEOUT, "server_error", should_retry=False),
+    "too_many_batches": Face(HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error", retry_after_s=60, should_retry=False),
     "priority_not_allowed": Face(HTTPStatus.FORBIDDEN),
     "idempotency_key_reused": Face(HTTPStatus.CONFLICT, should_retry=False),
     "request_timeout": Face(HTTPStatus.REQUEST_TIMEOUT),

@@ -187,6 +187,15 @@ def test_a_list_that_makes_no_sense_is_refused(client: FlaskClient, query: str) 
     assert client.get(f"/v1/batches?{query}").status_code == 400
 
 
+def test_nobody_has_more_open_batches_than_allowed(tmp_path: Path, dispatcher: FakeDispatcher, desk: FakeDesk) -> None:
+    client = make_app(tmp_path, dispatcher, desk=desk, batch_max_open=1).test_client()
+    file_id = new_file(desk)
+    assert client.post("/v1/batches", json=body_of(file_id)).status_code == 200
+    refused = client.post("/v1/batches", json=body_of(file_id))
+    assert error_of(refused)[:2] == (429, "too_many_batches")
+    assert refused.headers["x-should-retry"] == "false"
+
+
 def test_a_batch_is_cancelled_once_it_has_not_ended(client: FlaskClient, desk: FakeDesk) -> None:
     batch_id = client.post("/v1/batches", json=body_of(new_file(desk))).get_json()["id"]
     cancelled = client.post(f"/v1/batches/{batch_id}/cancel")

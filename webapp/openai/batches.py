@@ -105,6 +105,7 @@ def _create(gateway: Gateway, body: dict[str, Any]) -> BatchRecord:
             metadata=body.get("metadata"),
             output_expires_after_s=expires_after.get("seconds"),
             max_lines=gateway.settings.batch_max_lines,
+            max_open=gateway.settings.batch_max_open,
         )
     )
 

@@ -196,6 +196,7 @@ def _everything(ledger: Ledger) -> None:
     ledger.batch(here, "ann")
     ledger.batches("ann", after=here)
     ledger.open_batches()
+    ledger.count_open("ann")
     ledger.pending(here)
     ledger.last_line(here)
     ledger.move(here, BatchStatus.EXPIRED, now=1)

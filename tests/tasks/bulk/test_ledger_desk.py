@@ -22,6 +22,7 @@ from tasks.errors import (
     FileNotFoundHereError,
     InvalidRequestError,
     ServiceUnavailableError,
+    TooManyBatchesError,
 )
 from tasks.messages import Endpoint
 from tasks.settings import Settings
@@ -90,6 +91,22 @@ def test_who_sees_to_others_has_what_is_theirs_too_and_nothing_else(desk: Desk) 
     with pytest.raises(FileNotFoundHereError):
         desk.delete_file(batches[2].input_file_id, "ann", "")
     assert desk.cancel(batches[1].id, "ann", "").status is BatchStatus.CANCELLING
+
+
+def test_an_owner_may_have_so_many_batches_that_have_not_ended(desk: Desk, ledger: Ledger) -> None:
+    first = created(desk)
+    created(desk, "bob")
+    desk.call(task_id="task", endpoint=Endpoint.CHAT, model="demo", body=b"{}")
+    input_file_id = kept(desk).id
+
+    def another() -> BatchRecord:
+        return desk.create(owner="ann", input_file_id=input_file_id, endpoint=Endpoint.CHAT, max_open=2)
+
+    another()
+    with pytest.raises(TooManyBatchesError):
+        another()
+    ledger.move(first.id, BatchStatus.FAILED, now=NOW)
+    another()
 
 
 def test_a_call_is_no_batch_whatever_its_id(desk: Desk) -> None:
