@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 from tasks.bulk.files import FileStore
@@ -31,6 +31,8 @@ SCHEMAS: dict[Endpoint, RequestSchema] = {
 }
 # So long an end stands for a feeder that comes back.
 KEEP_S = 3600
+_PACK_LINES = 100
+_PACK_BYTES = 4 << 20
 
 
 def check(endpoint: Endpoint, body: dict[str, object]) -> None:
@@ -40,6 +42,20 @@ def check(endpoint: Endpoint, body: dict[str, object]) -> None:
         raise UnsupportedParameterError(
             "'stream' is not supported: the answer is fetched when it is whole.", param="stream"
         )
+
+
+def packs(lines: Sequence[Taken]) -> Iterator[list[Taken]]:
+    """Divide lines into parts that are queued at once: bodies of several MiB each must not stand in memory together."""
+    pack: list[Taken] = []
+    size = 0
+    for taken in lines:
+        if pack and (len(pack) >= _PACK_LINES or size + taken.line.length > _PACK_BYTES):
+            yield pack
+            pack, size = [], 0
+        pack.append(taken)
+        size += taken.line.length
+    if pack:
+        yield pack
 
 
 class Admission:

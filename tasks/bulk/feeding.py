@@ -18,7 +18,7 @@ from typing import assert_never
 import redis
 
 from tasks.bulk import housekeeping
-from tasks.bulk.admission import Admission, call
+from tasks.bulk.admission import Admission, call, packs
 from tasks.bulk.book import Book, Ending, OpenBatch
 from tasks.bulk.chores import Chores
 from tasks.bulk.closing import Closing
@@ -48,7 +48,6 @@ _SEEK_EVERY_S = 5.0
 _CANCELLED_WITHIN_S = 1.0
 # Lines that nothing has to be queued for.
 _REFUSED_AT_ONCE = 200
-_ADMITTED_AT_ONCE = 100
 # Results that come in quick succession are recorded together, since each time is a transaction.
 _GATHER_S = 0.02
 # Nobody reads the wake stream of this one: the feeder knows what it admits.
@@ -243,9 +242,9 @@ class Feeding:
         """Have the calls of lines queued, unless they are; those that the API would refuse end."""
         registry, unix_now = self._registry.current(), self._clock()
         refused: list[Outcome] = []
-        for begin in range(0, len(lines), _ADMITTED_AT_ONCE):
+        for pack in packs(lines):
             calls: list[tuple[Taken, Call]] = []
-            for taken in lines[begin : begin + _ADMITTED_AT_ONCE]:
+            for taken in pack:
                 made = self._admission.call_of(registry, batch.record, taken, unix_now)
                 if isinstance(made, Outcome):
                     refused.append(made)
