@@ -104,6 +104,7 @@ def _sent(
 def _error_text(response: http.client.HTTPResponse) -> str:
     try:
         error = json.loads(response.read(1_000_000))["error"]
-        return f"{error['message']} ({error.get('code') or response.status})"
+        text = f"{error['message']} ({error.get('code') or response.status})"
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {response.status} {response.reason}"
+        text = f"the server answered {response.status} {response.reason}"
+    return f"{text}; name yours with --key or CELERITY_API_KEY" if response.status == HTTPStatus.UNAUTHORIZED else text

@@ -207,6 +207,13 @@ def test_nobody_there_is_one_line(prompts: Path) -> None:
     assert re.fullmatch(r"Error: http://127\.0\.0\.1:1 does not answer: .*\n", ran.stderr)
 
 
+def test_who_is_not_let_in_learns_how_to_name_a_key(api: Batches, runs: Callable[..., Result]) -> None:
+    api.away = [401]
+    ran = runs("status", "--key", "sk-old")
+    assert (ran.exit_code, api.keys) == (2, ["Bearer sk-old"])
+    assert ran.stderr == "Error: Not now. (service_unavailable); name yours with --key or CELERITY_API_KEY\n"
+
+
 def test_a_file_that_the_server_refuses_is_told_in_its_words(
     api: Batches, runs: Callable[..., Result], tmp_path: Path
 ) -> None:
