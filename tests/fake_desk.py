@@ -44,12 +44,19 @@ class FakeDesk:
         return path
 
     def keep(
-        self, upload: Path, *, owner: str, name: str, purpose: str, expires_after_s: int | None = None
+        self,
+        upload: Path,
+        *,
+        owner: str,
+        name: str,
+        purpose: str,
+        expires_after_s: int | None = None,
+        file_id: str | None = None,
     ) -> FileRecord:
         self._check()
         now = next(self._seconds)
         record = FileRecord(
-            id=f"file-{secrets.token_hex(12)}",
+            id=file_id or f"file-{secrets.token_hex(12)}",
             owner=owner,
             name=name,
             purpose=purpose,

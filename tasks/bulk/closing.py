@@ -7,15 +7,18 @@ is there when it is whole, and one that a predecessor has finished is taken over
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 from tasks.bulk.desk import Desk
+from tasks.bulk.files import file_id_of
 from tasks.bulk.ledger import Ledger
 from tasks.bulk.records import BatchRecord, BatchStatus, Kind, Outcome
 from tasks.bulk.results import result_line
 from tasks.bulk.running import expired
+from tasks.errors import FileNotFoundHereError
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +84,9 @@ class Closing:
     def _written(self, batch: BatchRecord, *, ok: bool) -> Generator[bool, None, str | None]:
         """Return the id of the file of the lines that went well, or of the others; None where there are none."""
         name = f"{batch.id}_{'output' if ok else 'error'}.jsonl"
-        latest, _ = self._desk.files(batch.owner, purpose=OUTPUT_PURPOSE)
-        if (left := next((file for file in latest if file.name == name), None)) is not None:
-            return left.id
+        file_id = file_id_of(name)
+        with contextlib.suppress(FileNotFoundHereError):
+            return self._desk.file(file_id, batch.owner).id
         lines = self._ledger.results(batch.id, ok=ok)
         first = next(lines, None)
         if first is None:
@@ -102,6 +105,7 @@ class Closing:
                 name=name,
                 purpose=OUTPUT_PURPOSE,
                 expires_after_s=batch.output_expires_after_s,
+                file_id=file_id,
             )
         except BaseException:
             upload.unlink(missing_ok=True)

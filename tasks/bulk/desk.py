@@ -26,9 +26,19 @@ class Desk(Protocol):
         ...
 
     def keep(
-        self, upload: Path, *, owner: str, name: str, purpose: str, expires_after_s: int | None = None
+        self,
+        upload: Path,
+        *,
+        owner: str,
+        name: str,
+        purpose: str,
+        expires_after_s: int | None = None,
+        file_id: str | None = None,
     ) -> FileRecord:
-        """Make a finished upload a file of `owner`'s. Durable when this returns."""
+        """Make a finished upload a file of `owner`'s. Durable when this returns.
+
+        `file_id`: of what is written again after a crash; then it stands there once. None: a new one.
+        """
         ...
 
     def file(self, file_id: str, owner: str, *others: str) -> FileRecord:

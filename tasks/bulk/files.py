@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import secrets
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,11 @@ _UPLOADS = "uploads"
 
 def new_file_id() -> str:
     return f"file-{secrets.token_hex(12)}"
+
+
+def file_id_of(text: str) -> str:
+    """Return the id of a file that is made of something else: the same one, however often it is made."""
+    return f"file-{blake2b(text.encode(), digest_size=12).hexdigest()}"
 
 
 def is_file_id(text: str) -> bool:

@@ -62,14 +62,21 @@ class LedgerDesk:
             return self._store.new_upload()
 
     def keep(
-        self, upload: Path, *, owner: str, name: str, purpose: str, expires_after_s: int | None = None
+        self,
+        upload: Path,
+        *,
+        owner: str,
+        name: str,
+        purpose: str,
+        expires_after_s: int | None = None,
+        file_id: str | None = None,
     ) -> FileRecord:
-        file_id = new_file_id()
+        id_ = file_id or new_file_id()
         with _in_reach():
-            size = self._store.keep(upload, file_id)
+            size = self._store.keep(upload, id_)
             now = int(self._now())
             file = FileRecord(
-                id=file_id,
+                id=id_,
                 owner=owner,
                 name=name.replace("\0", ""),
                 purpose=purpose,
@@ -80,7 +87,9 @@ class LedgerDesk:
             try:
                 self._ledger.add_file(file)
             except BaseException:
-                self._store.give_up(file_id)
+                # One that is written again may be somebody's already.
+                if file_id is None:
+                    self._store.give_up(id_)
                 raise
         return file
 

@@ -69,7 +69,7 @@ class FileRecord:
     owner: str
     name: str
     purpose: str
-    """OpenAI's: `batch` and `batch_output` have a meaning here, others are only kept."""
+    """`batch` for what a batch is made of, `batch_output` for what comes of one; OpenAI's others are refused."""
     size: int
     created_at: int
     expires_at: int | None = None

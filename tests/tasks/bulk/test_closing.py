@@ -91,6 +91,16 @@ def test_a_batch_ends_with_both_files(ledger: Ledger, desk: LedgerDesk, closing:
     assert ended.counts.completed == 998
 
 
+def test_two_who_end_a_batch_at_once_write_one_file(ledger: Ledger, desk: LedgerDesk, closing: Closing) -> None:
+    first, second = closing.complete(answered(ledger, 500), None), closing.complete(found(ledger), None)
+    while found(ledger).status is not BatchStatus.COMPLETED:
+        next(first, None)
+        next(second, None)
+    kept, _ = desk.files(OWNER, purpose="batch_output")
+    assert [file.id for file in kept] == [found(ledger).output_file_id]
+    assert len(text_of(desk, kept[0].id)) == 500
+
+
 def test_there_is_no_file_of_no_lines_and_each_expires_as_wished(
     ledger: Ledger, desk: LedgerDesk, closing: Closing
 ) -> None:
