@@ -185,7 +185,13 @@ def test_a_monitor_sees_when_a_call_has_its_answer(running: Stack, bulk: Bulk) -
     monitor = Celery("monitor", broker=running.settings.broker_url, set_as_current=False)
     monitor.conf.update(broker_transport_options={"socket_timeout": 10})
     with events_of(monitor) as seen:
-        wait_until(lambda: monitor.control.enable_events(reply=True, timeout=2), "a worker to send events")
+
+        def asked() -> bool:
+            replies = monitor.control.enable_events(reply=True, timeout=1)
+            return any(name.startswith("bulk@") for reply in replies or () for name in reply)
+
+        # The test before may have started it just now.
+        wait_until(asked, "the bulk worker to send events")
         task_id = called(running, "tasks.chat", CHAT)
         bad_id = called(running, "tasks.chat", {"model": "sim"})
         wait_until(lambda: ("task-succeeded", task_id) in seen, "the answer to be told")
