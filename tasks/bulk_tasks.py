@@ -67,8 +67,12 @@ class _Counter:
         self.desk = LedgerDesk(self.ledger, FileStore(settings.files), self.client)
         self._watch = RegistryWatch(settings.models, settings.models_dir)
 
-    def registry(self) -> Registry:
-        self._watch.poll(time.monotonic())
+    def registry(self, name: str) -> Registry:
+        """Return the models there are; as they are now, if that name was unknown at the latest look."""
+        now = time.monotonic()
+        self._watch.poll(now)
+        if self._watch.current().targets(name) is None:
+            self._watch.refresh(now)
         return self._watch.current()
 
 
@@ -112,7 +116,7 @@ def _accept(task: Any, args: tuple[Any, ...], body: dict[str, Any]) -> None:
     try:
         _named(args)
         check(endpoint, body)
-        route(_counter().registry(), body["model"], endpoint, _Blind())
+        route(_counter().registry(body["model"]), body["model"], endpoint, _Blind())
         _counter().desk.call(task_id=task.request.id, endpoint=endpoint, model=body["model"], body=_dumped(body))
     except ServingError as error:
         raise as_task_error(error) from None
@@ -147,8 +151,9 @@ def _terms(said: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(model, str):
             raise InvalidRequestError("'model' must be a string.", param="model")
         asked = URLS[endpoint] if endpoint else next(iter(Endpoint))
-        if endpoint or _counter().registry().targets(model) is None:
-            route(_counter().registry(), model, asked, _Blind())
+        registry = _counter().registry(model)
+        if endpoint or registry.targets(model) is None:
+            route(registry, model, asked, _Blind())
     return {
         "path": Path(path),
         "endpoint": URLS[endpoint] if endpoint else None,

@@ -54,6 +54,10 @@ class RegistryWatch:
         """Look if it is time to; `now` counts seconds and never goes back. None when nothing is new."""
         if self._looked_at is not None and now - self._looked_at < self._interval_s:
             return None
+        return self.refresh(now)
+
+    def refresh(self, now: float) -> Change | None:
+        """As `poll`, but look at once: for whoever is asked for a model that others may know already."""
         self._looked_at = now
         look = self._look(self._places())
         if look == self._seen:

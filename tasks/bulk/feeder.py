@@ -62,6 +62,9 @@ class Feeder:
         if self._leading:
             wake(self._client, "")
         self._thread.join(10)
+        if not self._thread.is_alive():
+            # Not by the thread itself: it may end while it is still being woken.
+            self._client.close()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -129,5 +132,4 @@ class Feeder:
             self._feeding.close()
         if self._ledger is not None:
             self._ledger.close()
-        self._client.close()
         self._blocking.close()

@@ -200,8 +200,15 @@ class Feeding:
         for model in cold:
             if (error := self._sight.refusal(model)) is not None:
                 self._refuse(model, error)
-            elif (said := self._sight.outlook(model)) is not None and said.instead:
+            elif self._is_left(model):
                 self._withdraw(model)
+
+    def _is_left(self, model: str) -> bool:
+        """Say whether another model answers now to whoever asked for this one, or none does."""
+        if model not in self._registry.current().models:
+            return True
+        said = self._sight.outlook(model)
+        return said is not None and bool(said.instead)
 
     def _waiting(self) -> dict[str | None, list[tuple[OpenBatch, str]]]:
         registry = self._registry.current()
@@ -220,6 +227,9 @@ class Feeding:
     def _feed(self, now: float) -> None:
         """Queue as many lines as there should be of each model; those that nobody could answer end at once."""
         waiting = self._waiting()
+        if None in waiting and self._registry.refresh(now):
+            # Whoever handed the lines in may have seen a model that we had not.
+            waiting = self._waiting()
         if not waiting:
             return
         queued, running = self._collector.count()
@@ -270,7 +280,7 @@ class Feeding:
         log.warning("lines refused", extra=extra)
 
     def _withdraw(self, model: str) -> None:
-        """Have lines that wait for a model, in whose place another answers now, go to that one."""
+        """Have lines that wait for a model that does not answer them any more go where they belong now."""
         self._return(self._take_back(model), counted=False)
 
     def _take_back(self, model: str) -> list[Running]:
@@ -376,9 +386,12 @@ class Feeding:
                 assert_never(ending)
 
     def _give_up(self, cut_short: Mapping[Ending, Sequence[Taken]]) -> None:
-        """Have lines that ran when their batch ended fail with it, or be forgotten."""
+        """Have lines that ran when their batch ended fail with it, or be dropped with it."""
         self._record([expired(taken.batch, taken) for taken in cut_short.get(Ending.EXPIRED, ())])
-        self._collector.remove([taken.request_id for taken in cut_short.get(Ending.CANCELLED, ())])
+        if dropped := cut_short.get(Ending.CANCELLED):
+            # So that no late answer is counted which is in no file.
+            self._ledger.give_back(dropped)
+            self._collector.remove([taken.request_id for taken in dropped])
 
     def _sweep(self) -> Iterator[bool]:
         return housekeeping.sweep(self._ledger, self._files, calls_s=self._calls_s, now=self._clock())

@@ -199,6 +199,27 @@ def test_another_build_answers_when_the_desired_one_cannot_be_had(bulk: Bulk) ->
     assert {line["response"]["body"]["model"] for line in bulk.output(batch)} == {"sim"}
 
 
+def test_lines_of_a_model_that_is_taken_away_end_and_those_of_one_that_just_came_run(bulk: Bulk) -> None:
+    models = bulk.stack.settings.models
+    client = bulk.stack.client()
+    bulk.feeder()
+    batch_id = bulk.submit(chat_line(i, "nobody") for i in range(50))
+    wait_until(lambda: client.llen(queue_of("nobody")) == LEAST, "some lines to be queued")
+    try:
+        models.write_text(MODELS.replace("nobody:", "somebody:").replace("aliases: [light]", "aliases: [light, new]"))
+        # What a batch of the new name finds is no older than the batch.
+        new = bulk.ended(bulk.submit(chat_line(i, "new") for i in range(5)))
+        assert (new.counts.completed, new.counts.failed) == (5, 0)
+        batch = bulk.ended(batch_id)
+    finally:
+        models.write_text(MODELS)
+    assert {line["response"]["body"]["error"]["code"] for line in bulk.errors(batch)} == {"model_not_found"}
+    assert batch.counts.failed == 50
+    assert not client.llen(queue_of("nobody"))
+    wait_until(lambda: not bulk.left_in_redis(), "the requests to be gone from Redis")
+    client.close()
+
+
 def test_a_message_that_got_lost_is_sent_again(bulk: Bulk) -> None:
     bulk.feeder()
     batch_id = bulk.submit([chat_line(0, "nobody")])

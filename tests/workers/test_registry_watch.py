@@ -50,6 +50,16 @@ def test_there_is_no_start_without_a_registry(tmp_path: Path) -> None:
         RegistryWatch(tmp_path / "none.yaml")
 
 
+def test_who_must_know_now_need_not_wait_for_the_next_look(site: Site) -> None:
+    assert site.poll() is None
+    site.file.write_text(SIM + "  t: {engine: sim}\n")
+    assert site.watch.poll(site.now) is None
+    change = site.watch.refresh(site.now)
+    assert change is not None
+    assert change.added == ("t",)
+    assert site.poll() is None
+
+
 def test_an_edit_is_live_at_the_next_look(site: Site) -> None:
     site.file.write_text("models:\n  s: {engine: sim, pinned: true}\n  t: {engine: sim}\n")
     change = site.poll()
