@@ -173,6 +173,11 @@ def _hand_in(client: BatchClient, given: batch_input.BatchInput, metadata: Mappi
         raise CommandError(
             f"{error}. {given.path} was uploaded ({file_id}); whether it became a batch, `celerity batch status` says"
         ) from None
+    except CommandError:
+        # Nobody would know of it, and it would stay there.
+        with contextlib.suppress(CommandError):
+            client.delete_file(file_id)
+        raise
 
 
 def _see_through(client: BatchClient, facts: BatchFacts, kept: Results | None, *, as_json: bool, pause: Pause) -> int:

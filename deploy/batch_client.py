@@ -43,6 +43,10 @@ class BatchClient:
         with self.address.request("POST", "/files", pieces(), headers) as response:
             return str(json.loads(response.read())["id"])
 
+    def delete_file(self, file_id: str) -> None:
+        with self.address.request("DELETE", f"/files/{quote(file_id, safe='')}"):
+            pass
+
     def create(self, file_id: str, endpoint: str, metadata: Mapping[str, str]) -> BatchFacts:
         body: dict[str, Any] = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h"}
         if metadata:

@@ -57,7 +57,7 @@ class Address:
         try:
             response = _sent(connection, method, base + path, body, all_headers)
             if response.status != HTTPStatus.OK:
-                refusal = UnreachableError if response.status in _NOT_NOW else CommandError
+                refusal = UnreachableError if _may_come(response) else CommandError
                 raise refusal(_error_text(response))
             yield response
         except (OSError, http.client.HTTPException) as error:
@@ -99,6 +99,11 @@ def _sent(
         # One that refuses a long body says so before it has come, and hangs up.
         connection.request(method, path, body, headers)
     return connection.getresponse()
+
+
+def _may_come(response: http.client.HTTPResponse) -> bool:
+    """Say whether the same request may succeed in a moment."""
+    return response.status in _NOT_NOW and response.headers.get("x-should-retry") != "false"
 
 
 def _error_text(response: http.client.HTTPResponse) -> str:

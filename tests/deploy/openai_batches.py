@@ -37,6 +37,8 @@ class Batches:
     """How the next requests are answered instead: with this status, or 0: not at all."""
     cut: bool = False
     """Break off the content of files half-way."""
+    refusal: tuple[int, Any] | None = None
+    """What whoever makes a batch gets, told not to try again."""
     limit: int | None = None
     """Bytes; a larger file is refused before it has come."""
 
@@ -77,11 +79,16 @@ class Batches:
                 return self._cancel(self.batches[batch_id]) if action else self._look(self.batches[batch_id])
             case ["files", file_id, "content"] if file_id in self.files:
                 return 200, self.files[file_id]
+            case ["files", file_id] if method == "DELETE" and file_id in self.files:
+                del self.files[file_id]
+                return 200, {"id": file_id, "object": "file", "deleted": True}
             case ["batches", batch_id, *_]:
                 return error(404, f"No batch found with id '{batch_id}'.", "batch_not_found")
         return error(404, "No such File object", "file_not_found")
 
     def _create(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.refusal is not None:
+            return self.refusal
         if body["input_file_id"] not in self.files:
             return error(404, f"No such File object: {body['input_file_id']}", "file_not_found")
         return 200, self.batch(**body)
@@ -133,6 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_away():
             self._send(*self.api.answer("GET", self.path, {}))
 
+    def do_DELETE(self) -> None:
+        self._send(*self.api.answer("DELETE", self.path, {}))
+
     def do_POST(self) -> None:
         if self._is_away():
             return
@@ -160,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = document if isinstance(document, bytes) else json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        if (status, document) == self.api.refusal:
+            self.send_header("x-should-retry", "false")
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if self.api.cut and isinstance(document, bytes) else content)
 

@@ -22,7 +22,7 @@ from deploy.batch_input import CHAT
 from deploy.cli import main
 from deploy.errors import CommandError
 from deploy.gateway_http import Address, UnreachableError
-from tests.deploy.openai_batches import Batches, serving
+from tests.deploy.openai_batches import Batches, error, serving
 from tests.deploy.test_batch_input import given, line
 from tests.deploy.test_chat import Screen
 from tests.waiting import wait_until
@@ -220,6 +220,15 @@ def test_a_file_that_the_server_refuses_is_told_in_its_words(
     api.limit = 10
     ran = runs("submit", given(tmp_path, line()))
     assert (ran.exit_code, ran.stderr) == (2, "Error: The file is too large. (request_too_large)\n")
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "priority_not_allowed"), (429, "too_many_batches")])
+def test_of_a_batch_that_is_refused_no_file_stays(
+    api: Batches, runs: Callable[..., Result], prompts: Path, status: int, code: str
+) -> None:
+    api.refusal = error(status, "Not you.", code)
+    ran = runs("submit", prompts)
+    assert (ran.exit_code, ran.stderr, api.files) == (2, f"Error: Not you. ({code})\n", {})
 
 
 @pytest.mark.parametrize(
