@@ -38,14 +38,13 @@ from tasks.errors import (
     UnknownParameterError,
 )
 from tasks.messages import Endpoint
+from tasks.openai.metadata import check as check_metadata
 from tasks.requests.routing import route
 from workers.placement.actions import Explanation
 from workers.registry import Registry
 from workers.registry_watch import RegistryWatch
 
 _WINDOW = "24h"
-# OpenAI's.
-_MOST_METADATA, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
 
 
 class _Blind:
@@ -154,27 +153,14 @@ def _terms(said: dict[str, Any]) -> dict[str, Any]:
         registry = _counter().registry(model)
         if endpoint or registry.targets(model) is None:
             route(registry, model, asked, _Blind())
+    if said.get("metadata") is not None:
+        check_metadata(said["metadata"], "metadata")
     return {
         "path": Path(path),
         "endpoint": URLS[endpoint] if endpoint else None,
         "model": model,
-        "metadata": _metadata(said.get("metadata")),
+        "metadata": said.get("metadata") or {},
     }
-
-
-def _metadata(given: Any) -> dict[str, str]:
-    if given is None:
-        return {}
-    fine = isinstance(given, dict) and len(given) <= _MOST_METADATA
-    if not fine or not all(
-        isinstance(value, str) and len(value) <= _LONGEST_VALUE and len(key) <= _LONGEST_KEY
-        for key, value in given.items()
-    ):
-        raise InvalidRequestError(
-            f"'metadata' must be an object of at most {_MOST_METADATA} strings of at most {_LONGEST_VALUE} characters.",
-            param="metadata",
-        )
-    return dict(given)
 
 
 def _expand(task_id: str, *, path: Path, endpoint: Endpoint | None, model: str | None, metadata: dict[str, str]) -> str:

@@ -139,7 +139,7 @@ def test_a_batch_fills_in_model_and_endpoint(running: Stack, bulk: Bulk, tmp_pat
         ({"input": "setup.cfg", "model": "nobody"}, "model_not_found"),
         ({"input": "setup.cfg", "endpoint": "/v1/audio"}, "'endpoint' must be one of"),
         ({"input": "setup.cfg", "output": "x"}, "unknown_parameter: Unknown parameter: 'output'."),
-        ({"input": "setup.cfg", "metadata": {"a": 1}}, "'metadata' must be an object"),
+        ({"input": "setup.cfg", "metadata": {"a": 1}}, "'metadata.a' must be a string"),
     ],
 )
 def test_a_batch_that_cannot_be_is_refused(running: Stack, bulk: Bulk, kwargs: dict[str, Any], told: str) -> None:

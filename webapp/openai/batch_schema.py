@@ -6,26 +6,15 @@ from typing import Any
 
 from tasks.messages import Endpoint
 from tasks.openai.fields import Checked, OneOf, RequestSchema, Text, known_keys, refuse
+from tasks.openai.metadata import check as check_metadata
 from webapp.openai.request_state import PATHS
 from webapp.openai.uploads import LEAST_S, MOST_S
-
-MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512
 
 _ENDPOINTS = {path: endpoint for endpoint, path in PATHS.items()}
 
 
 def endpoint_of(path: str) -> Endpoint:
     return _ENDPOINTS[path]
-
-
-def _check_metadata(value: Any, param: str) -> None:
-    if type(value) is not dict or len(value) > MAX_PAIRS:
-        refuse(param, f"must be an object of at most {MAX_PAIRS} pairs.")
-    for key, text in value.items():
-        if not 1 <= len(key) <= MAX_KEY or "\0" in key:
-            refuse(param, f"may have only keys of 1 to {MAX_KEY} characters.")
-        if type(text) is not str or len(text) > MAX_VALUE or "\0" in text:
-            refuse(f"{param}.{key}", f"must be a string of at most {MAX_VALUE} characters.")
 
 
 def _check_expiry(value: Any, param: str) -> None:
@@ -47,7 +36,7 @@ class BatchSchema(RequestSchema):
     input_file_id = Text(64)
     endpoint = OneOf(*_ENDPOINTS)
     completion_window = OneOf("24h")
-    metadata = Checked(_check_metadata)
+    metadata = Checked(check_metadata)
     output_expires_after = Checked(_check_expiry)
 
 
