@@ -6,6 +6,7 @@ handler, which sleeps without giving other greenlets their turn.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -21,6 +22,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from tasks.bulk import ledger_tables as tables
 from tasks.bulk.folders import make_private, sync_folder
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -58,6 +61,7 @@ class Database:
         self._engine = self._build()
         self._preparing = threading.Lock()
         self._prepared = False
+        self._file: tuple[int, int] | None = None
         self._writing = threading.Lock()
 
     def close(self) -> None:
@@ -103,11 +107,16 @@ class Database:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _prepare(self) -> None:
-        if self._prepared:
+        if self._prepared and self._in_place():
             return
         with self._preparing:
-            if self._prepared:
+            if self._prepared and self._in_place():
                 return
+            if self._prepared:
+                # What is open is nobody else's file any more: a batch that we accept there would never be run.
+                log.error("the ledger's file is another now", extra={"event": "ledger_replaced"})
+                self._prepared = False
+                self._engine.dispose()
             if self._sqlite:
                 self._prepare_file()
             self._run(self._prepare_tables, "BEGIN IMMEDIATE", synchronous="FULL")
@@ -118,11 +127,22 @@ class Database:
         try:
             make_private(path.parent)
             # The log and the index beside it get the mode of the file.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = _identity(os.fstat(descriptor))
+            os.close(descriptor)
             # SQLite does this for a file that it makes itself.
             sync_folder(path.parent)
         except OSError as error:
             raise LedgerError(f"{self._name} cannot be written: {error.strerror}") from error
+
+    def _in_place(self) -> bool:
+        """Say whether the file that we opened is still the one of that name."""
+        if not self._sqlite:
+            return True
+        try:
+            return _identity(Path(self._url.database or "").stat()) == self._file
+        except OSError:
+            return False
 
     def _prepare_tables(self, connection: Connection) -> None:
         if not self._sqlite:
@@ -200,6 +220,10 @@ def _name(url: URL) -> str:
         return f"the ledger {url.database}"
     port = f":{url.port}" if url.port else ""
     return f"the ledger in PostgreSQL, database {url.database} of {url.host or 'this machine'}{port},"
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

@@ -114,6 +114,19 @@ def test_a_ledger_works_once_its_database_is_back(tmp_path: Path) -> None:
         assert ledger.file(file_id(1), "ann") == file()
 
 
+def test_a_file_that_was_taken_away_is_left_by_everyone_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bulk' / 'ledger.db'}"
+    with contextlib.closing(Ledger(url)) as one, contextlib.closing(Ledger(url)) as other:
+        one.add_batch(batch(1))
+        assert other.batch(batch_id(1)) is not None
+        for path in (tmp_path / "bulk").iterdir():
+            path.unlink()
+        # Neither must accept what the other would never see.
+        one.add_batch(batch(2))
+        assert other.batch(batch_id(2)) is not None
+        assert [one.batch(batch_id(1)), other.batch(batch_id(1))] == [None, None]
+
+
 def test_ledgers_that_begin_at_once_make_one_database(ledger_url: str) -> None:
     ledgers = [Ledger(ledger_url) for _ in range(8)]
     in_threads(8, lambda index: ledgers[index].add_file(file(index)))
