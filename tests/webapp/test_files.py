@@ -17,6 +17,7 @@ from tests.fakes import FakeDispatcher
 from tests.webapp.conftest import make_app
 from webapp import api_keys
 from webapp.api_keys import KeyRing
+from webapp.openai.spool import Spool
 
 CONTENT = b'{"custom_id": "1"}\n' * 50_000
 LIMIT = 1_000_000
@@ -338,3 +339,13 @@ def test_neither_name_nor_content_is_logged(client: FlaskClient, caplog: pytest.
     assert not any("secret" in str(record.__dict__) for record in caplog.records)
     page = client.get("/metrics").get_data(as_text=True)
     assert "celerity_files_uploaded_bytes_total" in page
+
+
+@pytest.mark.parametrize(("name", "leave_free_bytes"), [("upload", 1 << 62), ("/dev/full", 0)])
+def test_uploads_leave_room_on_the_disk_for_the_ledger(tmp_path: Path, name: str, leave_free_bytes: int) -> None:
+    path = tmp_path / name
+    with Spool(path, leave_free_bytes) as spool:
+        spool.write(b"x")
+        with pytest.raises(ServiceUnavailableError):
+            spool.flush()
+    assert path.stat().st_size == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Self
@@ -15,13 +16,16 @@ log = logging.getLogger(__name__)
 
 # A disk is a thread's errand, so it has to be worth one.
 _PIECE_BYTES = 256 * 1024
+# The ledger and Redis may write to the same disk, and when they cannot, nobody is served.
+_LEAVE_FREE_BYTES = 256 << 20
 
 
 class Spool:
     """A file that an upload is written to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, leave_free_bytes: int = _LEAVE_FREE_BYTES) -> None:
         self._path = path
+        self._leave_free_bytes = leave_free_bytes
         self._pending = bytearray()
         self._file: IO[bytes] | None = None
 
@@ -34,7 +38,7 @@ class Spool:
             self._file.close()
 
     def write(self, data: bytes) -> None:
-        """Raises ServiceUnavailableError when the disk takes no more."""
+        """Raises ServiceUnavailableError when the disk takes no more, or is to take no more of uploads."""
         self._pending += data
         if len(self._pending) >= _PIECE_BYTES:
             self.flush()
@@ -52,6 +56,9 @@ class Spool:
 
     def _write(self, piece: bytes) -> None:
         assert self._file is not None
+        disk = os.fstatvfs(self._file.fileno())
+        if disk.f_bavail * disk.f_frsize < self._leave_free_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         left = memoryview(piece)
         while left:  # a raw file may take less than it is given
             left = left[self._file.write(left) :]
