@@ -2,7 +2,8 @@
 
 Each function goes slice by slice and says at each `yield` whether there is more to do at
 once. Whatever is broken off is done again from its beginning, which shows nowhere: a file
-is there when it is whole, and one that a predecessor has finished is taken over.
+is there when it is whole, and one that a predecessor has finished is taken over. Who is
+late finds no lines any more, so what it has written of them never replaces anything.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Desk(Protocol):
     ) -> FileRecord:
         """Make a finished upload a file of `owner`'s. Durable when this returns.
 
-        `file_id`: of what is written again after a crash; then it stands there once. None: a new one.
+        `file_id`: of what may be written several times, after a crash say; the first one stays. None: a new one.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Where the contents of files lie: one folder, each under its id; what is being written lies in `uploads/` beside them.
 
-A content is complete or not there: it is written elsewhere on the same file system,
-synced and then renamed.
+A content is complete or not there, and never changes: it is written elsewhere on the same
+file system, synced and then given its name.
 """
 
 from __future__ import annotations
@@ -53,15 +53,14 @@ class FileStore:
     def keep(self, upload: Path, file_id: str) -> int:
         """Make a finished upload the content of `file_id`, and return its size. Survives a power failure from here on.
 
-        What was there under this id is replaced.
+        What is there under this id already stays, and the upload is dropped.
         """
         target = self._path(file_id)
         with upload.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
             os.fsync(file.fileno())
-        upload.rename(target)
+        _name(upload, target)
         sync_folder(self._folder)
-        return size
+        return target.stat().st_size
 
     def give_up(self, file_id: str) -> None:
         """Have a content that nobody was told of swept away as an upload."""
@@ -93,3 +92,17 @@ class FileStore:
         if not is_file_id(file_id):
             raise FileNotFoundError(file_id)
         return self._folder / file_id
+
+
+def _name(upload: Path, target: Path) -> None:
+    """Move `upload` to `target`, unless that is there: a rename would replace it."""
+    try:
+        target.hardlink_to(upload)
+    except FileExistsError:
+        pass
+    except OSError:
+        # A file system without links.
+        if not target.exists():
+            upload.rename(target)
+            return
+    upload.unlink()

@@ -25,7 +25,8 @@ from tasks.bulk.records import BatchRecord, BatchStatus, FileRecord, Line, Outco
 
 __all__ = ["Ledger", "LedgerError", "request_id_of"]
 
-_RESULTS_AT_ONCE = 100
+# Each has its body, which may be some MiB.
+_RESULTS_AT_ONCE = 25
 
 
 class Ledger:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -59,13 +60,22 @@ def test_a_removed_file_is_gone_but_for_who_reads_it(store: FileStore) -> None:
         store.open(file_id)
 
 
-def test_what_is_kept_again_under_an_id_replaces_what_was_there(store: FileStore) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_kept_under_an_id_stays(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    def refuse(path: Path, to: Path) -> None:
+        raise PermissionError(errno.EPERM, "no links on this file system")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
     file_id = kept(store, b"first")
     upload = store.new_upload()
-    upload.write_bytes(b"second")
-    store.keep(upload, file_id)
+    upload.write_bytes(b"the second")
+    assert store.keep(upload, file_id) == len(b"first")
     with store.open(file_id) as file:
-        assert file.read() == b"second"
+        assert file.read() == b"first"
+    assert not upload.exists()
 
 
 def test_abandoned_uploads_are_swept_and_nothing_else(store: FileStore) -> None:
