@@ -11,15 +11,13 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
+from tests.debian import required
 
-_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "chromium")
 _ANSWER_WITHIN_S = 60.0
 # No sandbox: it cannot be had by root, as whom CI runs, and all that is opened is our own.
 _FLAGS = (
@@ -37,22 +35,7 @@ _FLAGS = (
 
 def require_program() -> str:
     """Return Chromium. Where there is none, the tests are skipped, and in CI it is installed first."""
-    found = shutil.which("chromium")
-    if (
-        found is None
-        and "CI" in os.environ
-        and sys.platform == "linux"
-        and os.getuid() == 0
-        and shutil.which("apt-get")
-    ):
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (("apt-get", "update"), _INSTALL):
-            subprocess.run(command, check=True, env=environ, stdout=subprocess.DEVNULL)
-        found = shutil.which("chromium")
-    if found is None:
-        assert "CI" not in os.environ, f"no chromium: {' '.join(_INSTALL)}"
-        pytest.skip(f"no chromium here: {' '.join(_INSTALL)}")
-    return found
+    return required("chromium", "chromium", lambda: shutil.which("chromium"))
 
 
 class Page:

@@ -23,6 +23,7 @@ import docker
 import pytest
 from docker.errors import DockerException
 
+from tests.debian import required
 from tests.waiting import wait_until
 from workers.launcher.base import Command
 from workers.launcher.process import LocalProcess, ProcessLauncher
@@ -30,7 +31,6 @@ from workers.launcher.process import LocalProcess, ProcessLauncher
 REPOSITORY = Path(__file__).parent.parent
 IMAGE = "celerity-test:empty"
 _ENOUGH = ("/usr", "/lib", "/lib64", "/bin")
-_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "docker.io")
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,7 @@ def require_program() -> str:
     if sys.platform != "linux" or os.getuid() != 0:
         pytest.skip("a Docker engine of the tests' own needs Linux and root")
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    if (found := shutil.which("dockerd", path=path)) is None and "CI" in os.environ and shutil.which("apt-get"):
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (("apt-get", "update"), _INSTALL):
-            subprocess.run(command, check=True, env=environ, stdout=subprocess.DEVNULL)
-        found = shutil.which("dockerd", path=path)
-    if found is None:
-        assert "CI" not in os.environ, f"no dockerd: {' '.join(_INSTALL)}"
-        pytest.skip(f"no dockerd here: {' '.join(_INSTALL)}")
-    return found
+    return required("dockerd", "docker.io", lambda: shutil.which("dockerd", path=path))
 
 
 @contextlib.contextmanager

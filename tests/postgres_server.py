@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
+from tests.debian import required
 from tests.waiting import wait_until
 
-_INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "postgresql")
 _STOP_S = 30
 
 
@@ -72,15 +71,7 @@ class PostgresServer:
 
 def require_programs() -> Path:
     """Return the folder of `initdb` and `postgres`. Where they are missing the tests are skipped, in CI installed."""
-    if (found := _programs()) is None and "CI" in os.environ and os.getuid() == 0 and shutil.which("apt-get"):
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (("apt-get", "update"), _INSTALL):
-            subprocess.run(command, check=True, env=environ, stdout=subprocess.DEVNULL)
-        found = _programs()
-    if found is None:
-        assert "CI" not in os.environ, f"no PostgreSQL: {' '.join(_INSTALL)}"
-        pytest.skip(f"no PostgreSQL here: {' '.join(_INSTALL)}")
-    return found
+    return required("PostgreSQL", "postgresql", _programs)
 
 
 @contextlib.contextmanager
