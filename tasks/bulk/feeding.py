@@ -180,7 +180,7 @@ class Feeding:
         """Begin what is due with a batch. Returns whether it neither has work nor is finished."""
         record, ending = it.record, it.ending(self._clock())
         if record.status is BatchStatus.VALIDATING:
-            make = functools.partial(intake, self._ledger, self._files, record, self._settings)
+            make = functools.partial(intake, self._ledger, self._files, record, self._settings, self._clock)
             self._chores.begin(it.id, "intake", make, now)
         elif ending is not None:
             self._chores.begin(it.id, ending, functools.partial(self._wind_up, record, ending), now)

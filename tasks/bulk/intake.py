@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tasks.bulk.closing import forget
 from tasks.bulk.files import FileStore
@@ -24,12 +24,17 @@ _SLICE_S = 0.02
 _LOOK_EVERY = 20
 
 
-def intake(ledger: Ledger, files: FileStore, batch: BatchRecord, settings: Settings) -> Iterator[bool]:
-    """Take in a batch that is validating. Raises LedgerError, and OSError where the disk does."""
+def intake(
+    ledger: Ledger, files: FileStore, batch: BatchRecord, settings: Settings, now: Callable[[], float]
+) -> Iterator[bool]:
+    """Take in a batch that is validating. Raises LedgerError, and OSError where the disk does.
+
+    `now` counts Unix seconds.
+    """
     try:
         file = files.open(batch.input_file_id)
     except FileNotFoundError:
-        yield from _fail(ledger, batch, (Flaw("file_not_found", "The input file is gone."),))
+        yield from _fail(ledger, batch, (Flaw("file_not_found", "The input file is gone."),), now)
         return
     with file:
         terms = Terms(endpoint=batch.endpoint, max_line_bytes=settings.max_body_bytes, max_lines=batch.max_lines)
@@ -44,15 +49,15 @@ def intake(ledger: Ledger, files: FileStore, batch: BatchRecord, settings: Setti
                 yield True
                 began = time.monotonic()
         if reading.flaws:
-            yield from _fail(ledger, batch, reading.flaws)
+            yield from _fail(ledger, batch, reading.flaws, now)
             return
         ledger.add_lines(batch.id, lines)
-    if ledger.move(batch.id, BatchStatus.IN_PROGRESS, now=int(time.time())):
+    if ledger.move(batch.id, BatchStatus.IN_PROGRESS, now=int(now())):
         log.info("batch accepted", extra={"event": "batch_accepted", "batch": batch.id})
 
 
-def _fail(ledger: Ledger, batch: BatchRecord, flaws: tuple[Flaw, ...]) -> Iterator[bool]:
-    if ledger.move(batch.id, BatchStatus.FAILED, now=int(time.time()), flaws=flaws):
+def _fail(ledger: Ledger, batch: BatchRecord, flaws: tuple[Flaw, ...], now: Callable[[], float]) -> Iterator[bool]:
+    if ledger.move(batch.id, BatchStatus.FAILED, now=int(now()), flaws=flaws):
         extra = {"event": "batch_refused", "batch": batch.id, "flaws": len(flaws), "code": flaws[0].code}
         log.info("batch refused", extra=extra)
         # Unless it was ours to end: its lines may be running under another feeder, which sees the file.

@@ -182,7 +182,7 @@ def test_an_intake_that_comes_late_and_sees_no_file_leaves_a_running_batch_alone
     ledger.add_batch(batch(1, status=BatchStatus.VALIDATING), lines(2))
     late = found(ledger)
     ledger.move(batch_id(1), BatchStatus.IN_PROGRESS, now=int(NOW))
-    run(intake(ledger, files, late, Settings.from_env({})))
+    run(intake(ledger, files, late, Settings.from_env({}), lambda: NOW))
     assert (found(ledger).status, ledger.last_line(batch_id(1))) == (BatchStatus.IN_PROGRESS, 2)
 
 
@@ -218,11 +218,11 @@ def test_an_intake_goes_on_where_a_killed_one_stopped(ledger: Ledger, files: Fil
     upload.write_text("".join(json.dumps(chat_line(i)) + "\n" for i in range(5000)))
     files.keep(upload, file_id(1))
     ledger.add_batch(batch(1, status=BatchStatus.VALIDATING))
-    steps = intake(ledger, files, found(ledger), settings)
+    steps = intake(ledger, files, found(ledger), settings, lambda: NOW)
     next(steps)
     break_off(steps)
     assert 0 < found(ledger).counts.total < 5000
-    run(intake(ledger, files, found(ledger), settings))
+    run(intake(ledger, files, found(ledger), settings, lambda: NOW))
     taken_in = found(ledger)
     assert (taken_in.status, taken_in.counts.total) == (BatchStatus.IN_PROGRESS, 5000)
     assert ledger.pending(batch_id(1)) == {"sim": 5000}
@@ -233,7 +233,7 @@ def test_a_file_with_a_flaw_leaves_no_lines(ledger: Ledger, files: FileStore, de
     upload.write_text("".join(json.dumps(chat_line(i % 2999)) + "\n" for i in range(3000)))
     files.keep(upload, file_id(1))
     ledger.add_batch(batch(1, status=BatchStatus.VALIDATING))
-    run(intake(ledger, files, found(ledger), Settings.from_env({})))
+    run(intake(ledger, files, found(ledger), Settings.from_env({}), lambda: NOW))
     failed = found(ledger)
     assert (failed.status, [(flaw.line, flaw.code) for flaw in failed.flaws]) == (
         BatchStatus.FAILED,
