@@ -67,6 +67,10 @@ class Collector:
         queued = Counter(it.call.model for it in self._running.values() if not it.started)
         return queued, Counter(it.call.model for it in self._running.values() if it.started)
 
+    def bytes(self) -> int:
+        """Return how large the lines are that are followed."""
+        return sum(it.taken.line.length for it in self._running.values())
+
     def batches(self) -> Counter[str]:
         """Return how many of each batch are followed."""
         return Counter(it.taken.batch for it in self._running.values())

@@ -29,7 +29,7 @@ from tasks.bulk.ledger import Ledger
 from tasks.bulk.records import BatchRecord, BatchStatus, Kind, Outcome, Taken
 from tasks.bulk.running import Again, Running, expired, failure, verdict
 from tasks.bulk.sight import Sight
-from tasks.bulk.window import missing
+from tasks.bulk.window import MOST_BYTES, fitting, missing
 from tasks.errors import RequestCancelledError, ServingError
 from tasks.messages import Call, Failed
 from tasks.requests.request_store import RequestStore
@@ -233,20 +233,30 @@ class Feeding:
         if not waiting:
             return
         queued, running = self._collector.count()
+        full = self._collector.bytes() >= MOST_BYTES
         for model, batches in waiting.items():
             error = self._sight.refusal(model) if model else None
             room = _REFUSED_AT_ONCE
             if model and not error:
                 seats = self._sight.seats(model)
-                room = missing(seats, queued=queued[model], running=running[model], window=self._settings.bulk_window)
+                window = self._settings.bulk_window
+                room = 0 if full else missing(seats, queued=queued[model], running=running[model], window=window)
             for portion in self._book.portions(batches, room):
                 taken = self._ledger.take(portion.batch.id, portion.name, portion.count)
-                self._book.took(portion, len(taken))
                 if error is not None:
                     self._record([failure(line, error) for line in taken])
                 else:
+                    taken = self._kept_small(taken)
                     self._admit(portion.batch, taken, now)
+                self._book.took(portion, len(taken))
         self._sight.hasten((model for model in waiting if model), now)
+
+    def _kept_small(self, taken: list[Taken]) -> list[Taken]:
+        """Return those that Redis is to hold as well; the others wait again."""
+        count = fitting([it.line.length for it in taken], self._collector.bytes())
+        if rest := taken[count:]:
+            self._ledger.give_back(rest, counted=False)
+        return taken[:count]
 
     def _admit(self, batch: OpenBatch, lines: Sequence[Taken], now: float) -> None:
         """Have the calls of lines queued, unless they are; those that the API would refuse end."""

@@ -24,6 +24,8 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 LEAST = 8
+MOST_BYTES = 64 << 20
+"""Of lines whose requests stand in Redis. Bodies are kept there until their answers are."""
 MOST_PER_SEAT = 4
 # Each filling is one transaction, so it waits until this part of what should be queued is missing.
 _REFILL_PART = 0.25
@@ -54,6 +56,19 @@ def missing(seats: Seats, *, queued: int, running: int, window: float) -> int:
     wanted = target(seats, running, window)
     lacking = wanted - queued
     return lacking if lacking >= max(1, _REFILL_PART * wanted) else 0
+
+
+def fitting(sizes: Sequence[int], held: int) -> int:
+    """Return how many of the next lines, of so many bytes each, may go to Redis, which holds `held` bytes of lines.
+
+    One always may, when there is none.
+    """
+    count = 0
+    for size in sizes:
+        if held and held + size > MOST_BYTES:
+            break
+        held, count = held + size, count + 1
+    return count
 
 
 def shares(room: int, pending: Sequence[tuple[_T, int]]) -> list[tuple[_T, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.bulk.window import LEAST, MOST_PER_SEAT, NO_SEATS, Seats, missing, shares, target
+from tasks.bulk.window import LEAST, MOST_BYTES, MOST_PER_SEAT, NO_SEATS, Seats, fitting, missing, shares, target
 
 WINDOW = 3.0
 counts = st.integers(0, 10_000)
@@ -80,3 +80,10 @@ def test_nobody_gets_more_than_one_above_another_who_wants_more(room: int, wante
 def test_the_odd_ones_go_to_the_first() -> None:
     assert shares(4, [("a", 9), ("b", 9), ("c", 9)]) == [("a", 2), ("b", 1), ("c", 1)]
     assert shares(2, [("a", 9), ("b", 0), ("c", 9), ("d", 9)]) == [("a", 1), ("c", 1)]
+
+
+def test_large_lines_go_to_redis_a_few_at_a_time() -> None:
+    assert fitting([100] * 50, 0) == 50
+    assert fitting([7 << 20] * 50, 0) == MOST_BYTES // (7 << 20)
+    assert fitting([7 << 20], MOST_BYTES - 1) == 0
+    assert fitting([MOST_BYTES + 1, 1], 0) == 1
