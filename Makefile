@@ -5,6 +5,8 @@
 
 VENV ?= .venv
 ENGINE ?= auto
+# Test files at a time: most of them wait for processes most of the time.
+JOBS ?= 2
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
             $$p $(NEW_ENOUGH) 2>/dev/null && echo $$p && break; done)
@@ -31,7 +33,7 @@ serve: setup ## set up, then run everything on this machine until Ctrl-C
 test: dev ## the whole suite, the webapp's again under gevent, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m tests.gevent_pytest tests/webapp
-	@exec $(BIN)/python -m pytest --cov --cov-append --cov-report=term:skip-covered $(ARGS)
+	@exec $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-append --cov-report=term:skip-covered $(ARGS)
 
 test-fast: dev ## the unit tests only: seconds
 	@exec $(BIN)/python -m pytest -q -m "not integration and not e2e" $(ARGS)

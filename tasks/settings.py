@@ -98,6 +98,8 @@ class Settings:
     """The part of an engine's seats, rounded down, that bulk work leaves free for interactive requests."""
     bulk_share: float = 0.05
     """The part of an engine's seats, at least one of several, that bulk work keeps whoever else waits."""
+    bulk_slowdown: float = 1.25
+    """How many times as long an engine's steps may take for bulk work while interactive requests are around."""
     give_way_s: float = 0.2
     """How long an interactive request waits for a seat before running bulk requests are put back for it."""
     bulk_age_limit_s: float = 900.0
@@ -163,6 +165,7 @@ _SHARES = frozenset({"bulk_headroom", "bulk_share"})
 _PORTS = frozenset({"port", "flower_port"})
 # 0 means at once, or that the system chooses.
 _MAY_BE_ZERO = _PORTS | {"drain_timeout_s", "give_way_s", "commit_after_s"}
+_ABOVE = {"bulk_slowdown": 1}
 # It is part of names of queues, replicas and orders, and of what patterns of devices are matched with.
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -190,8 +193,9 @@ def _flaw(name: str, value: Any) -> str | None:
         return None if 0 <= value < 1 else "a part, from 0 to below 1, is expected"
     if name in _PORTS:
         return None if 0 <= value < 1 << 16 else "a port is expected"
-    least_ok = value >= 0 if name in _MAY_BE_ZERO else value > 0
-    return None if least_ok and math.isfinite(value) else "a number above 0 is expected"
+    least = _ABOVE.get(name, 0)
+    enough = value >= least if name in _MAY_BE_ZERO else value > least
+    return None if enough and math.isfinite(value) else f"a number above {least} is expected"
 
 
 def _parse(name: str, kind: str, text: str) -> Any:

@@ -54,7 +54,11 @@ class EngineWorker:
         self._die = die
         self._settings = Settings.from_env()
         self._identity = Identity.of_this_process(self._settings)
-        self.shares = Shares(share=self._settings.bulk_share, headroom=self._settings.bulk_headroom)
+        self.shares = Shares(
+            share=self._settings.bulk_share,
+            headroom=self._settings.bulk_headroom,
+            slowdown=self._settings.bulk_slowdown,
+        )
         self._state = ReplicaState.STARTING
         self._ready_at: float | None = None
         self._slept_at: float | None = None
@@ -95,6 +99,7 @@ class EngineWorker:
             self.shares,
             seats=self._seats,
             limit=self.limit,
+            room=self.room_beside,
             after_s=self._settings.give_way_s,
         )
         parts = (writer.run(), rotator.run(), self._sleeper.run(), give_way.run(), self._inference.checkpoints.run())
@@ -122,6 +127,9 @@ class EngineWorker:
     def crowded(self) -> bool:
         # Of the cache too, a part is left for interactive requests.
         return self._engine is None or self._engine.load().kv_usage >= KV_FULL - self.shares.headroom
+
+    def room_beside(self, interactive: int) -> int | None:
+        return None if self._engine is None else self._engine.room_beside(interactive, self.shares.slowdown)
 
     def _takes_work(self) -> bool:
         return self._state is ReplicaState.READY and not (self._sleeper is not None and self._sleeper.is_dozing)

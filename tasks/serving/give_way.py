@@ -1,7 +1,7 @@
-"""Has running bulk requests put back while interactive ones wait for a seat.
+"""Has running bulk requests put back while interactive ones wait for a seat, or run slower for their company.
 
-It looks only while the engine is full and holds more bulk work than its guaranteed part,
-so a worker that is idle, or has interactive work only, asks Redis nothing.
+It asks Redis only while the engine is full and holds more bulk work than its guaranteed
+part, so a worker that is idle, or has interactive work only, asks nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import redis.asyncio
 from tasks import keys
 from tasks.queues import Priority, model_queue, queue_list
 from tasks.scripts import script
-from workers.host.appetite import Shares, spare
+from workers.host.appetite import Shares, excess, spare
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,20 @@ class GiveWay:
         *,
         seats: Callable[[], int],
         limit: Callable[[], int],
+        room: Callable[[int], int | None],
         after_s: float,
     ) -> None:
-        """`seats` are those of an engine that takes work, else 0; `limit` is the most it may hold now."""
+        """`seats` are those of an engine that takes work, else 0; `limit` is the most it may hold now.
+
+        `room` tells how many it may hold for so many interactive requests not to be slowed down.
+        """
         self._yield = client.register_script(script("yield"))
         self._keys = [queue_list(model_queue(model), Priority.INTERACTIVE), keys.yielding(model)]
         self._work = work
         self._shares = shares
         self._seats = seats
         self._limit = limit
+        self._room = room
         self._after_ms = int(1000 * after_s)
 
     async def run(self) -> None:
@@ -65,7 +70,9 @@ class GiveWay:
             await self.look()
 
     async def look(self) -> None:
-        """Put back what is to be put back now. While Redis cannot be asked, nothing is."""
+        """Put back what is to be put back now. For those that wait nothing is while Redis cannot be asked."""
+        if over := self._excess():
+            self._put_back(over)
         if (most := self._spare()) == 0:
             return
         try:
@@ -77,8 +84,18 @@ class GiveWay:
             log.debug("not asked: %r", error)
             return
         # Some may have ended while Redis was asked.
-        if count and (done := self._work.put_back(min(int(count), self._spare()))):
+        if count:
+            self._put_back(min(int(count), self._spare()))
+
+    def _put_back(self, count: int) -> None:
+        if done := self._work.put_back(count):
             log.info("bulk work gives way", extra={"event": "gives_way", "requests": done})
+
+    def _excess(self) -> int:
+        interactive, bulk = self._work.holding()
+        if bulk == 0 or interactive == 0 or (seats := self._seats()) == 0:
+            return 0
+        return excess(self._shares, seats=seats, interactive=interactive, bulk=bulk, room=self._room(interactive))
 
     def _spare(self) -> int:
         interactive, bulk = self._work.holding()

@@ -67,6 +67,7 @@ def test_a_spare_is_on_or_off(tmp_path: Path) -> None:
         ("TOTAL_TIMEOUT_S", "nan", "above 0"),
         ("AGE_LIMIT_S", "inf", "above 0"),
         ("BULK_SHARE", "1.0", "from 0 to below 1"),
+        ("BULK_SLOWDOWN", "1.0", "above 1"),
         ("BULK_HEADROOM", "nan", "from 0 to below 1"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from celeryconfig import broker_transport_options
 from tasks.queues import PRIORITY_STEPS, Priority
-from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE, Peak, Shares, is_bulk, pull_order, spare
+from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE, Peak, Shares, excess, is_bulk, pull_order, spare
 
 PARTS = st.floats(min_value=0, max_value=1)
 SEATS = st.integers(min_value=0, max_value=600)
@@ -132,10 +132,24 @@ def test_seats_that_interactive_work_has_just_left_are_kept_for_it() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 9)), max_size=30))
 def test_a_peak_is_remembered_for_one_window_at_least_and_three_at_most(steps: list[tuple[float, int]]) -> None:
-    peak, now, noted = Peak(), 100.0, list[tuple[float, int]]()
+    peak, now, noted = Peak(1.0), 100.0, list[tuple[float, int]]()
     for wait_s, value in steps:
         now += wait_s
         noted.append((now, value))
         most = peak.note(value, now)
-        assert most >= max(seen for at, seen in noted if now - at < Peak.WINDOW_S)
-        assert most <= max(seen for at, seen in noted if now - at <= 3 * Peak.WINDOW_S)
+        assert most >= max(seen for at, seen in noted if now - at < 1.0)
+        assert most <= max(seen for at, seen in noted if now - at <= 3 * 1.0)
+
+
+def test_bulk_work_takes_no_seat_where_it_would_slow_interactive_work_down() -> None:
+    assert pull_order(USUAL, seats=64, interactive=4, bulk=15, expected=4, room=20) == (INTERACTIVE, BULK)
+    assert pull_order(USUAL, seats=64, interactive=4, bulk=16, expected=4, room=20) == (INTERACTIVE,)
+    assert pull_order(USUAL, seats=64, interactive=4, bulk=2, expected=4, room=1) == (BULK, INTERACTIVE)
+
+
+def test_what_slows_interactive_work_down_is_put_back_but_for_bulk_works_own_part() -> None:
+    assert excess(USUAL, seats=64, interactive=4, bulk=56, room=20) == 40
+    assert excess(USUAL, seats=64, interactive=4, bulk=20, room=20) == 0, "it wavers"
+    assert excess(USUAL, seats=64, interactive=20, bulk=40, room=1) == 37
+    assert excess(USUAL, seats=64, interactive=0, bulk=60, room=20) == 0
+    assert excess(USUAL, seats=64, interactive=4, bulk=60, room=None) == 0

@@ -179,6 +179,12 @@ class Engine(Protocol):
 
     def load(self) -> EngineLoad: ...
 
+    def room_beside(self, requests: int, slowdown: float) -> int | None:
+        """Return how many it may hold together for none to take more than `slowdown` times as long as with
+        `requests` alone; None where that makes no difference, or it is not known yet. From any thread.
+        """
+        ...
+
     async def check(self) -> None:
         """Return while the engine lives; raise EngineDeadError otherwise. Called every second or so."""
         ...

@@ -60,6 +60,9 @@ class SimEngine:
     async def start(self) -> None:
         await asyncio.sleep(self._spec.sim.load_s)
 
+    def room_beside(self, requests: int, slowdown: float) -> int | None:
+        return None  # its tokens take as long as it was told, however many it gives
+
     async def check(self) -> None:
         return
 

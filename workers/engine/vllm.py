@@ -156,6 +156,9 @@ class VllmEngine:
         gauges = self._gauges
         return EngineLoad(seats=self._seats, running=running, waiting=gauges.waiting, kv_usage=gauges.kv_usage)
 
+    def room_beside(self, requests: int, slowdown: float) -> int | None:
+        return self._gauges.step_times.room(requests, slowdown)
+
     def unfinished(self) -> int:
         """Return how many sequences vLLM holds: the choices of every request it has not finished or aborted."""
         return 0 if self._llm is None else int(self._llm.get_num_unfinished_requests())

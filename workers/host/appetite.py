@@ -28,6 +28,8 @@ class Shares:
     """What bulk work keeps whoever else waits."""
     headroom: float
     """What bulk work leaves free."""
+    slowdown: float = 1.25
+    """How many times as long an engine's steps may take while interactive requests are around: above 1."""
 
     def guaranteed(self, seats: int) -> int:
         """Return how many of `seats` are bulk work's own: at least one of several, none of one."""
@@ -41,40 +43,48 @@ class Shares:
 
 
 class Peak:
-    """The most of something in the last second, or up to three. The time is an argument, in seconds of any clock.
+    """The most of something in the last window, or up to three. The time is an argument, in seconds of any clock.
 
     Who talks to a model asks again soon: a seat that an interactive request has just left is
     the next one's, and bulk work gets it only when nobody has come for it.
     """
 
-    WINDOW_S = 1.0
-
-    def __init__(self) -> None:
+    def __init__(self, window_s: float = 1.0) -> None:
+        self._window_s = window_s
         self._since = 0.0
         self._before = self._now = 0
 
     def note(self, value: int, now: float) -> int:
         """Take in what it is now; return the most it was lately."""
-        if now - self._since >= self.WINDOW_S:
-            quiet = now - self._since >= 2 * self.WINDOW_S
+        if now - self._since >= self._window_s:
+            quiet = now - self._since >= 2 * self._window_s
             self._before, self._now, self._since = (0 if quiet else self._now), 0, now
         self._now = max(self._now, value)
         return max(self._before, self._now)
 
 
 def pull_order(
-    shares: Shares, *, seats: int, interactive: int, bulk: int, expected: int = 0, crowded: bool = False
+    shares: Shares,
+    *,
+    seats: int,
+    interactive: int,
+    bulk: int,
+    expected: int = 0,
+    crowded: bool = False,
+    room: int | None = None,
 ) -> tuple[int, ...]:
     """Return the priority steps to pop, the one to be served first in front, for a worker that holds so much.
 
     `expected` is how much interactive work it may soon hold again; `crowded`: what is free besides seats
-    is for interactive work.
+    is for interactive work. `room`: how many may be held together for the interactive ones not to be slowed down;
+    None: any number.
     """
     if interactive + bulk >= seats:
         return (INTERACTIVE,)
     if bulk < shares.guaranteed(seats):
         return (BULK, INTERACTIVE)
-    if not crowded and max(interactive, expected) + bulk < shares.fillable(seats):
+    most = shares.fillable(seats) if room is None else min(room, shares.fillable(seats))
+    if not crowded and max(interactive, expected) + bulk < most:
         return (INTERACTIVE, BULK)
     return (INTERACTIVE,)
 
@@ -87,3 +97,14 @@ def spare(shares: Shares, *, seats: int, limit: int, interactive: int, bulk: int
     if interactive + bulk < limit:
         return 0
     return max(0, bulk - shares.guaranteed(seats))
+
+
+# What is reckoned from step times wavers.
+_EXCESS = 1.25
+
+
+def excess(shares: Shares, *, seats: int, interactive: int, bulk: int, room: int | None) -> int:
+    """Return how many bulk requests are to be put back for the interactive ones that run not to be slowed down."""
+    if not interactive or room is None or interactive + bulk <= _EXCESS * room:
+        return 0
+    return max(0, min(interactive + bulk - room, bulk - shares.guaranteed(seats)))

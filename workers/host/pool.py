@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 # A worker whose engine died must be gone within this, whatever still hangs.
 _DEATH_S = 3.5
 _CLOSE_S = 30.0
+# Who reads an answer before asking on is still there: bulk work that comes back at once is put back again.
+_AROUND_S = 2.0
 EX_FAILURE = 1
 # Of tasks that end together, as bulk work may, the hub finishes so many before it looks for new ones.
 _AT_ONCE = 4
@@ -61,6 +63,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._hub: Any = get_event_loop()
         self._jobs = Jobs()
         self._peak = Peak()
+        self._around = Peak(_AROUND_S)
         self._pids = itertools.count(1)
         self._posted: deque[tuple[Callable[[Job, Any], None], Job, Any]] = deque()
         self._read_end, self._write_end = socket.socketpair()
@@ -173,13 +176,16 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         bulk = self._jobs.bulk
         # What was taken and is not run yet, having been sent with a delay, takes a seat all the same.
         others = max(self._jobs.interactive, len(worker_state.reserved_requests) - bulk)
+        now = time.monotonic()
+        around = self._around.note(self._jobs.interactive, now)
         return pull_order(
             self.resident.shares,
             seats=self.num_processes,
             interactive=others,
             bulk=bulk,
-            expected=self._peak.note(others, time.monotonic()),
+            expected=self._peak.note(others, now),
             crowded=self.resident.crowded(),
+            room=self.resident.room_beside(around) if around else None,
         )
 
     def die(self, reason: str) -> None:

@@ -42,6 +42,10 @@ class Resident(Protocol):
         """Say whether bulk work beyond its guaranteed part is to take no further seat, though some are free."""
         ...
 
+    def room_beside(self, interactive: int) -> int | None:
+        """Return how many tasks may run together for so many interactive ones not to be slowed down; None: any."""
+        ...
+
     def consuming(self) -> None:
         """The worker takes tasks from now on (also after every reconnect)."""
         ...

@@ -34,6 +34,7 @@ class Worker:
     seats: int = 4
     limit: int = 4
     after_s: float = 0.0
+    room: int | None = None
     put: list[int] = field(default_factory=list)
 
     def holding(self) -> tuple[int, int]:
@@ -58,6 +59,7 @@ class Worker:
                 shares,
                 seats=lambda: self.seats,
                 limit=lambda: self.limit,
+                room=lambda _: self.room,
                 after_s=self.after_s,
             )
             for _ in range(times):
@@ -159,3 +161,9 @@ def test_what_is_cancelled_while_it_waits_stands_in_front_all_the_same(client: r
 def test_nothing_is_put_back_while_redis_is_away(worker: Worker) -> None:
     worker.url = NOTHING_LISTENS
     assert worker.look() == []
+
+
+def test_way_is_given_at_once_where_interactive_requests_run_slower_for_their_company(worker: Worker) -> None:
+    worker.interactive, worker.bulk, worker.seats, worker.limit, worker.room = 2, 30, 64, 64, 12
+    assert worker.look(2) == [20]
+    assert worker.bulk == 10

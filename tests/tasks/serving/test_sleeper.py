@@ -53,6 +53,9 @@ class SleepyEngine:
     def load(self) -> EngineLoad:
         return EngineLoad(seats=1, running=0)
 
+    def room_beside(self, requests: int, slowdown: float) -> int | None:
+        return None
+
     async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
         yield Result()
 
