@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -128,24 +129,40 @@ def browser() -> Iterator[Browser]:
     program = require_program()
     with contextlib.ExitStack() as stack:
         profile = stack.enter_context(tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True))
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
+        theirs_in, ours_out = _high_pipe()
+        ours_in, theirs_out = _high_pipe()
         for ours in (ours_out, ours_in):
             stack.callback(os.close, ours)
+        said = stack.enter_context(tempfile.TemporaryFile())
         # It reads its orders from descriptor 3 and answers on 4.
         shell = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", program]
         process = subprocess.Popen(
             [*shell, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=said,
             pass_fds=(theirs_in, theirs_out),
             start_new_session=True,
         )
         os.close(theirs_in)
         os.close(theirs_out)
         stack.callback(_end, process)
-        yield Browser(process, ours_out, ours_in)
+        started = Browser(process, ours_out, ours_in)
+        try:
+            started.tell("Browser.getVersion")
+        except (OSError, AssertionError):
+            said.seek(0)
+            raise RuntimeError(f"{program} does not run: {said.read()[-2000:].decode(errors='replace')}") from None
+        yield started
+
+
+def _high_pipe() -> tuple[int, int]:
+    """Return both ends of a pipe, neither of them 3 or 4, which the shell would put something else on first."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 64) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import psutil
 
+# In front of a command: what runs in the background of a shell is deaf to Ctrl-C, and so would be what it starts.
+HEARS_CTRL_C = ("env", "--default-signal=INT")
+
 
 def of_state_dir(folder: Path) -> list[psutil.Process]:
     """Return the processes that were told to work in this state folder, whoever started them."""

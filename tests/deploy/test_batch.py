@@ -25,6 +25,7 @@ from deploy.gateway_http import Address, UnreachableError
 from tests.deploy.openai_batches import Batches, error, serving
 from tests.deploy.test_batch_input import given, line
 from tests.deploy.test_chat import Screen
+from tests.processes import HEARS_CTRL_C
 from tests.waiting import wait_until
 
 DONE = {"status": "completed", "completed_at": 1_700_000_060, "in_progress_at": 1_700_000_001}
@@ -389,7 +390,9 @@ def test_ctrl_c_ends_the_watching_only(api: Batches, prompts: Path) -> None:
     api.plan = [going(1)]
     command = [sys.executable, "-m", "deploy", "batch", "submit", str(prompts), "--url", api.url]
     env = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        [*HEARS_CTRL_C, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
     try:
         wait_until(lambda: not api.plan, "it to watch")
         (batch_id,) = api.batches
@@ -433,7 +436,9 @@ class Terminal:
         env = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
         env |= {"TERM": "xterm", "COLUMNS": "100"}
         command = [sys.executable, "-m", "deploy", "batch", *args, "--url", api.url]
-        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, process_group=0)
+        self.process = subprocess.Popen(
+            [*HEARS_CTRL_C, *command], stdin=theirs, stdout=theirs, stderr=theirs, env=env, process_group=0
+        )
         os.close(theirs)
         self._ours = ours
         self.screen = Screen(ours)

@@ -45,7 +45,7 @@ def test_keys_that_are_named_must_exist(tmp_path: Path) -> None:
 
 
 def test_an_unknown_launcher_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    assert "can be process" in refusal(settings(tmp_path, CELERITY_LAUNCHER="pigeon"))
+    assert "can be process" in refusal(dataclasses.replace(settings(tmp_path), launcher="pigeon"))
 
 
 def test_a_file_that_is_not_there_says_how_to_name_another(tmp_path: Path) -> None:
