@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,17 @@ from tasks.connections import command_client
 from tests import postgres_server
 from tests.postgres_server import PostgresServer
 from tests.stack import RedisServer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _temporary_folder() -> Iterator[None]:
+    """An engine that a test runs in this process names a folder of its own for what it starts, and removes it."""
+    before = os.environ.get("TMPDIR")
+    yield
+    if before is not None:
+        os.environ["TMPDIR"] = before
+    else:
+        os.environ.pop("TMPDIR", None)
 
 
 @pytest.fixture(scope="module")
