@@ -174,9 +174,8 @@ def _expand(task_id: str, *, path: Path, endpoint: Endpoint | None, model: str |
         try:
             _copy(path, upload, endpoint, model)
             file = counter.desk.keep(upload, owner="", name=path.name, purpose=BATCH_PURPOSE)
-        except BaseException:
-            upload.unlink(missing_ok=True)
-            raise
+        finally:
+            upload.unlink(missing_ok=True)  # what was kept is there no more
         now = int(time.time())
         made = counter.ledger.add_batch(
             BatchRecord(

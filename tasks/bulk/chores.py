@@ -64,6 +64,7 @@ class Chores:
                 log.warning("chore put off", extra=extra)
                 self._put_off(name, now)
             except Exception:
+                # The feeder's boundary: one batch that cannot be done must not keep the others from it.
                 log.exception("chore broke", extra={"event": "bulk_chore_broke", "batch": name})
                 self._put_off(name, now)
         return busy, ended

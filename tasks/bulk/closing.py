@@ -108,7 +108,6 @@ class Closing:
                 expires_after_s=batch.output_expires_after_s,
                 file_id=file_id,
             )
-        except BaseException:
-            upload.unlink(missing_ok=True)
-            raise
+        finally:
+            upload.unlink(missing_ok=True)  # what was kept is there no more
         return kept.id

@@ -84,13 +84,12 @@ class LedgerDesk:
                 created_at=now,
                 expires_at=None if expires_after_s is None else now + expires_after_s,
             )
-            try:
-                self._ledger.add_file(file)
-            except BaseException:
+            with contextlib.ExitStack() as undo:
                 # One that is written again may be somebody's already.
                 if file_id is None:
-                    self._store.give_up(id_)
-                raise
+                    undo.callback(self._store.give_up, id_)
+                self._ledger.add_file(file)
+                undo.pop_all()
         return file
 
     def file(self, file_id: str, owner: str, *others: str) -> FileRecord:
