@@ -246,6 +246,24 @@ def test_a_process_that_is_not_ours_is_never_touched(site: Site) -> None:
             stranger.communicate()
 
 
+def test_a_replica_is_there_while_its_program_takes_another_s_place(site: Site, starter: DetachedLauncher) -> None:
+    """As its own does its helper's; the kernel shows no environment then, for a moment of which 200 are enough."""
+    code = (
+        "import os, sys; left = int(sys.argv[1])\n"
+        "if left: os.execv(sys.executable, [sys.executable, '-S', '-c', sys.orig_argv[3], str(left - 1)])"
+    )
+    argv = (sys.executable, "-S", "-c", code, "200")
+    replica = starter.start(Command(name="m-1", argv=argv, env={}, log="m"), Resources())
+    wait_until(lambda: Roster(site.replicas).all(), "the replica to be on record")
+    (record,) = Roster(site.replicas).all()
+    process, seen = psutil.Process(replica.pid), []
+    while process.status() != psutil.STATUS_ZOMBIE:
+        seen.append(roster.leader(record) is not None)
+    # The last look may have come just after its end.
+    assert all(seen[:-1])
+    assert replica.exit_code() == 0
+
+
 def test_a_record_that_cannot_be_read_is_no_replica(site: Site, starter: DetachedLauncher) -> None:
     starter.list()
     for name, text in (("a", ""), ("b", "[]"), ("c", "{}")):

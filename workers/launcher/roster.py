@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from workers.launcher import group
 from workers.launcher.guard_process import start_ticks
 
 VARIABLE = "CELERITY_REPLICA_ID"
+
+# While a program takes another's place, the kernel shows no environment, or says that there is
+# no such process. That takes microseconds, or as long as a disk does.
+_EXECUTES_WITHIN_S = 1.0
+_POLL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +85,20 @@ def family(record: Record) -> list[psutil.Process]:
 
 def _is(process: psutil.Process, record: Record) -> bool:
     with suppress(psutil.Error, OSError):
-        return process.environ().get(VARIABLE) == record.replica and os.getsid(process.pid) == record.pid
+        return os.getsid(process.pid) == record.pid and _environment(process).get(VARIABLE) == record.replica
     return False
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    """Return what the kernel shows of its environment. Raises psutil.Error, as when it has ended."""
+    deadline = time.monotonic() + _EXECUTES_WITHIN_S
+    while True:
+        with suppress(psutil.NoSuchProcess):
+            if shown := process.environ():
+                return shown
+        if process.status() == psutil.STATUS_ZOMBIE or time.monotonic() > deadline:
+            return {}
+        time.sleep(_POLL_S)
 
 
 def _read(file: Path) -> Record | None:
