@@ -30,6 +30,7 @@ from tasks.messages import Call, decode_call, encode_call
 from tasks.queues import Priority, model_queue, queue_list
 from tasks.requests.dispatch import Once, RequestFacts, RequestStatus
 from tasks.scripts import script
+from tasks.shared_line import SharedLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class RequestStore:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
+        self._line = SharedLine(client)
         self._admit = client.register_script(script("admit"))
         self._cancel = client.register_script(script("cancel"))
         self._mend = client.register_script(script("mend"))
@@ -131,7 +133,10 @@ class RequestStore:
     ) -> Admission:
         """Record and queue the call, unless `max_depth` wait already or `once` says that it was queued before."""
         names, args = _admission(call, gateway_id, max_depth, once, readiness)
-        reply: list[Any] = self._admit(keys=names, args=args)
+        try:
+            reply: list[Any] = self._line.call("EVALSHA", self._admit.sha, len(names), *names, *args)
+        except redis.exceptions.NoScriptError:
+            reply = self._admit(keys=names, args=args)
         match reply[0]:
             case b"queued":
                 return Queued()

@@ -1,0 +1,116 @@
+"""One connection to Redis for many callers at once: whatever they want in the same moment leaves in one write.
+
+A client of redis-py takes a connection from its pool for every command, looks whether it
+is still alive, and waits for the reply alone: some 0.15 ms of a gateway's time. Here the
+first caller sends for all who have come since the last write, and reads their replies.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import deque
+from typing import Any
+
+import redis
+from redis.connection import AbstractConnection
+
+
+class SharedLine:
+    """Callable from any thread or greenlet. For short commands only, since each waits for those before it."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Take one connection of `client` for good, with the first command."""
+        self._pool = client.connection_pool
+        self._connection: Any = None
+        self._mutex = threading.Lock()
+        self._busy = False
+        self._waiting: deque[_Turn] = deque()
+
+    def call(self, *command: Any) -> Any:
+        """Return the reply to one command.
+
+        Raises what redis-py raises. A lost connection ends all commands that were under way
+        on it; each may have been carried out.
+        """
+        turn = _Turn(command)
+        with self._mutex:
+            leads, self._busy = not self._busy, True
+            self._waiting.append(turn)
+        if not leads:
+            turn.wait()
+        if not turn.replied:
+            self._lead()
+        if isinstance(turn.reply, Exception):
+            raise turn.reply
+        return turn.reply
+
+    def _lead(self) -> None:
+        """Send everything that waits, one's own command with it; whoever comes meanwhile leads next."""
+        with self._mutex:
+            turns = list(self._waiting)
+            self._waiting.clear()
+        try:
+            self._exchange(turns)
+        except BaseException as error:
+            self._fail(turns, error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            with self._mutex:
+                following = self._waiting[0] if self._waiting else None
+                self._busy = following is not None
+            if following is not None:
+                following.wake()
+
+    def _exchange(self, turns: list[_Turn]) -> None:
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self._pool.get_connection()
+        packed = [piece for turn in turns for piece in connection.pack_command(*turn.command)]
+        connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)])
+        for turn in turns:
+            try:
+                turn.take(connection.read_response())
+            except redis.ResponseError as error:
+                turn.take(error)
+
+    def _fail(self, turns: list[_Turn], error: BaseException) -> None:
+        if self._connection is not None:
+            # What is still to come on it belongs to nobody any more.
+            self._connection.disconnect()
+        told = error if isinstance(error, Exception) else redis.ConnectionError("the line was given up")
+        for turn in turns:
+            if not turn.replied:
+                turn.take(copy.copy(told))
+
+    def close(self) -> None:
+        """Give the connection back; the next command takes another."""
+        connection, self._connection = self._connection, None
+        if isinstance(connection, AbstractConnection):
+            self._pool.release(connection)
+
+
+class _Turn:
+    """One command, and what came of it."""
+
+    __slots__ = ("_woken", "command", "replied", "reply")
+
+    def __init__(self, command: tuple[Any, ...]) -> None:
+        self.command = command
+        self.replied = False
+        self.reply: Any = None
+        self._woken = threading.Lock()
+        self._woken.acquire()
+
+    def wait(self) -> None:
+        """Return once there is a reply, or it is this caller's turn to lead."""
+        self._woken.acquire()
+
+    def take(self, reply: Any) -> None:
+        self.reply = reply
+        self.replied = True
+        self.wake()
+
+    def wake(self) -> None:
+        self._woken.release()
