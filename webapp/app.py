@@ -19,6 +19,7 @@ from tasks.settings import Settings
 from webapp import admin, auth, health, request_ids
 from webapp.api_keys import KeyRing
 from webapp.bulk_desk import BulkDesk, ledger_desk
+from webapp.flask_app import GatewayApp
 from webapp.gateway import Gateway, Registries
 from webapp.openai import batches, chat, completions, embeddings, errors, files, models, requests
 
@@ -37,7 +38,7 @@ def create_app(
     `desk` builds what bulk work is handed in to; None: the ledger of `settings`.
     Its `Gateway` is at `app.extensions["celerity"]`.
     """
-    app = Flask(__name__, static_folder=None)
+    app = GatewayApp(__name__)
     bulk = BulkDesk(desk or functools.partial(ledger_desk, settings))
     gateway = Gateway(settings=settings, registries=registries, dispatcher=dispatcher, desk=bulk)
     app.extensions["celerity"] = gateway
