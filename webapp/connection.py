@@ -61,8 +61,8 @@ class ClientConnection:
         self._closing = False
         self._last_request = False
         self._served = False
-        self._holding = False
-        self._head = b""
+        self._to_hold = 0
+        self._held = b""
         self._set_user_timeout()
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -99,14 +99,24 @@ class ClientConnection:
         """Write all of `data`. A client that does not take it in time counts as gone.
 
         gunicorn writes the header of an answer by itself, right before the first piece
-        of the body; it is kept back so that both leave in one write.
+        of the body, and the end of a chunked one right behind the last; what is `hold` for
+        leaves in one write with what follows.
         """
-        if self._holding and not self._head:
-            self._head = data
+        if self._to_hold:
+            self._to_hold -= 1
+            self._held += data
             return
-        if self._head:
-            data, self._head = self._head + data, b""
-        self._holding = False
+        if self._held:
+            data, self._held = self._held + data, b""
+        self._sock.settimeout(0.0)
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._send_slowly(data[sent:])
+
+    def _send_slowly(self, data: bytes) -> None:
         self._sock.settimeout(self._limits.write_s)
         try:
             self._sock.sendall(data)
@@ -115,14 +125,18 @@ class ClientConnection:
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read") from None
 
     def flush(self) -> None:
-        """Write a header that no body has followed."""
-        self._holding = False
-        if self._head:
+        """Write what was held back and nothing has followed."""
+        self._to_hold = 0
+        if self._held:
             self.sendall(b"")
+
+    def hold(self) -> None:
+        """Keep the next piece back until the one behind it, or `flush`: it follows at once."""
+        self._to_hold += 1
 
     def begin_request(self) -> None:
         """The header has been read."""
-        self._holding = True
+        self._to_hold, self._held = 1, b""
         self._phase = _Phase.BODY
         self._deadline = time.monotonic() + self._limits.body_s
 

@@ -6,7 +6,7 @@ the table as it is: a path without variables is found by its text. All else is F
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response
@@ -34,7 +34,7 @@ class GatewayApp(Flask):
                 (method, rule.rule): rule
                 for rule in self.url_map.iter_rules()
                 if not (rule.arguments or rule.websocket or rule.build_only or rule.redirect_to)
-                for method in rule.methods or ()
+                for method in (rule.methods or set()) - {"OPTIONS"}  # whose answer the router makes
             }
         # An upgrade to another protocol is for the router to refuse.
         return None if "HTTP_UPGRADE" in environ else self._fixed.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
@@ -50,6 +50,17 @@ class GatewayApp(Flask):
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
+
+
+class Reply(Response):
+    """A good answer to a POST, whose headers are whole: it is not read through again before it leaves."""
+
+    def __init__(self, pieces: Iterable[bytes], headers: Mapping[str, str]) -> None:
+        super().__init__(pieces, headers=headers, direct_passthrough=True)
+
+    def get_wsgi_response(self, environ: WSGIEnvironment) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
+        pieces: Iterable[bytes] = self.response  # type: ignore[assignment]  # text is never put in
+        return pieces, self.status, self.headers.to_wsgi_list()
 
 
 class _Context(RequestContext):

@@ -7,12 +7,14 @@ from flask import Response, g, request
 from tasks.requests.dispatch import Answer
 from webapp import sse
 from webapp.connection import ClientConnection
+from webapp.flask_app import Reply
 from webapp.gateway import Gateway
 from webapp.openai.deadlines import Deadlines, Limits
 from webapp.openai.relay import Begun, Followed, collect, stream
 from webapp.openai.tally import Account
 
 _SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",  # nginx would keep the tokens until it has a page of them
 }
@@ -38,16 +40,22 @@ def follow(
     """
     g.accepted = True
     connection = request.environ.get("gunicorn.socket")
-    watch = connection.watch(answer.abandon) if isinstance(connection, ClientConnection) else None
+    if not isinstance(connection, ClientConnection):
+        connection = None
     return Followed(
         answer,
         deadlines=Deadlines(limits, now=since, stream=is_stream),
         account=account,
         drain=gateway.drain,
         clock=gateway.clock,
-        unwatch=watch.stop if watch else lambda: None,
+        unwatch=connection.watch(answer.abandon).stop if connection else _nothing,
+        hold=connection.hold if connection else _nothing,
         farewell=farewell,
     )
+
+
+def _nothing() -> None:
+    """What there is to do about the connection of a client that has none of ours."""
 
 
 def limits_of(gateway: Gateway, *, queue_wait_s: float) -> Limits:
@@ -73,14 +81,10 @@ def streamed(gateway: Gateway, followed: Followed, dialect: sse.Dialect, *, prog
         dialect=dialect,
         progress=progress,
     )
-    return Response(
-        Begun(pieces),
-        content_type="text/event-stream; charset=utf-8",
-        headers=_SSE_HEADERS,
-        direct_passthrough=True,
-    )
+    return Reply(Begun(pieces), _SSE_HEADERS)
 
 
 def whole(followed: Followed) -> Response:
     """Answer in one piece, once it is there. Raises the ServingError it ended with."""
-    return Response(collect(followed).body, content_type="application/json")
+    body = collect(followed).body
+    return Reply([body], {"Content-Type": "application/json", "Content-Length": str(len(body))})

@@ -35,9 +35,12 @@ class Followed:
         drain: Drain,
         clock: Callable[[], float],
         unwatch: Callable[[], None],
+        hold: Callable[[], None] = lambda: None,
         farewell: str = "The server is shutting down; repeat the request.",
     ) -> None:
-        """`unwatch` ends the watch over the client's connection; `farewell` is what it reads when the process ends."""
+        """`unwatch` ends the watch over the client's connection; `hold` keeps its next piece back until what follows
+        at once; `farewell` is what it reads when the process ends.
+        """
         self.clock = clock
         self.ended = False
         self._answer = answer
@@ -45,6 +48,7 @@ class Followed:
         self._account = account
         self._drain = drain
         self._unwatch = unwatch
+        self.hold = hold
         self._farewell = farewell
         self._error: ServingError | None = None
         drain.add(answer.abandon)
@@ -189,12 +193,14 @@ def _pieces(followed: Followed, event: Event | None, keep_alive: KeepAlive, dial
                 while isinstance(event := followed.at_hand(), Delta):
                     frames += event.frames
                 if isinstance(event, Done):
+                    followed.hold()
                     yield frames + done
                     return
                 yield frames
                 if event is not None:
                     continue
             case Done():
+                followed.hold()
                 yield done
                 return
             case Failed():
