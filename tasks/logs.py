@@ -40,6 +40,9 @@ class JsonFormatter(logging.Formatter):
 
 def configure(level: str, stream: IO[str] | None = None) -> None:
     """Send everything this process logs to `stream` (stderr when None), and nothing anywhere else."""
+    # What no line of ours has, and what logging would find out for each: the caller's place, threads, processes.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

@@ -8,6 +8,7 @@ client can add no label value.
 
 from __future__ import annotations
 
+import functools
 import os
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -62,6 +63,35 @@ PROMPT_TOKENS = Counter("celerity_prompt_tokens", "Tokens read, of answers that 
 GENERATION_TOKENS = Counter("celerity_generation_tokens", "Tokens generated, of answers that completed.", ["model"])
 UPLOADED_BYTES = Counter("celerity_files_uploaded_bytes", "Content of files that were taken in.")
 BATCHES = Counter("celerity_batches_created", "Batches that were made by HTTP.", ["endpoint"])
+
+
+class ModelMetrics:
+    """What is counted of one model. To look a label up costs more than to count."""
+
+    def __init__(self, model: str) -> None:
+        self.in_flight = IN_FLIGHT.labels(model)
+        self.queue_time = QUEUE_TIME.labels(model)
+        self.time_to_first_token = TIME_TO_FIRST_TOKEN.labels(model)
+        self.prompt_tokens = PROMPT_TOKENS.labels(model)
+        self.generation_tokens = GENERATION_TOKENS.labels(model)
+
+
+@functools.cache
+def of_model(model: str) -> ModelMetrics:
+    """`model` is the id of a configured model, so there are few."""
+    return ModelMetrics(model)
+
+
+@functools.cache
+def ended(endpoint: str, model: str, code: str) -> Counter:
+    """`code` is a known one."""
+    return REQUESTS.labels(endpoint, model, code)
+
+
+@functools.cache
+def latency(endpoint: str, model: str) -> Histogram:
+    return E2E_LATENCY.labels(endpoint, model)
+
 
 _CODES = frozenset(error.code for error in every_error()) | {"ok", "detached"}
 

@@ -46,24 +46,25 @@ class Tally:
     def __init__(self, call: Call, *, now: float, label: str | None = None) -> None:
         """`label` is the client's own name for the request."""
         self._call = call
+        self._metrics = metrics.of_model(call.model)
         self._label = label
         self._accepted_at = now
         self._started_after: float | None = None
         self._first_after: float | None = None
         self._done: Done | None = None
         self._ended = False
-        metrics.IN_FLIGHT.labels(call.model).inc()
+        self._metrics.in_flight.inc()
 
     def saw(self, event: Event, now: float) -> None:
         match event:
             case Delta():
                 if self._first_after is None:
                     self._first_after = now - self._accepted_at
-                    metrics.TIME_TO_FIRST_TOKEN.labels(self._call.model).observe(self._first_after)
+                    self._metrics.time_to_first_token.observe(self._first_after)
             case Started():
                 if self._started_after is None:
                     self._started_after = now - self._accepted_at
-                    metrics.QUEUE_TIME.labels(self._call.model).observe(self._started_after)
+                    self._metrics.queue_time.observe(self._started_after)
             case Done():
                 self._done = event
                 self._ended = True
@@ -74,10 +75,10 @@ class Tally:
         call, took = self._call, now - self._accepted_at
         if call.keep_s and not self._ended:
             code = DETACHED
-        metrics.IN_FLIGHT.labels(call.model).dec()
-        metrics.REQUESTS.labels(call.endpoint.value, call.model, metrics.known_code(code)).inc()
+        self._metrics.in_flight.dec()
+        metrics.ended(call.endpoint.value, call.model, metrics.known_code(code)).inc()
         if code != DETACHED:
-            metrics.E2E_LATENCY.labels(call.endpoint.value, call.model).observe(took)
+            metrics.latency(call.endpoint.value, call.model).observe(took)
         fields: dict[str, object] = {
             "event": "request_ended",
             "request": call.id,
@@ -96,8 +97,8 @@ class Tally:
         if self._first_after is not None:
             fields["ttft_s"] = round(self._first_after, 4)
         if self._done is not None:
-            metrics.PROMPT_TOKENS.labels(call.model).inc(self._done.prompt_tokens)
-            metrics.GENERATION_TOKENS.labels(call.model).inc(self._done.completion_tokens)
+            self._metrics.prompt_tokens.inc(self._done.prompt_tokens)
+            self._metrics.generation_tokens.inc(self._done.completion_tokens)
             fields["prompt_tokens"] = self._done.prompt_tokens
             fields["completion_tokens"] = self._done.completion_tokens
             fields["finish_reason"] = self._done.finish_reason
