@@ -66,6 +66,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._shed_at = 0.0
         self.worker_connections = settings.gateway_connections + _SPARE_CONNECTIONS
         self._app, self.wsgi = self.wsgi, self._call_app
+        # gunicorn looks each setting up by name, two dozen times a request; they no longer change.
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
 
     def run(self) -> None:
         try:
