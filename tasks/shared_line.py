@@ -13,7 +13,6 @@ from collections import deque
 from typing import Any
 
 import redis
-from redis.connection import AbstractConnection
 
 
 class SharedLine:
@@ -83,12 +82,6 @@ class SharedLine:
         for turn in turns:
             if not turn.replied:
                 turn.take(copy.copy(told))
-
-    def close(self) -> None:
-        """Give the connection back; the next command takes another."""
-        connection, self._connection = self._connection, None
-        if isinstance(connection, AbstractConnection):
-            self._pool.release(connection)
 
 
 class _Turn:
