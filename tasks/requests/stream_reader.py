@@ -23,6 +23,8 @@ from tasks.requests.inbox import UNREADABLE, Inbox
 log = logging.getLogger(__name__)
 
 _XREAD = (b"XREAD", b"COUNT", 1000, b"BLOCK", BLOCK_MS, b"STREAMS")
+# From so many open streams on, to name them all costs more than to hear a little later of the next record.
+_MANY = 8
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -95,6 +97,9 @@ class StreamReader:
             try:
                 wake_id = self._read(wake, wake_id)
                 failures = 0
+                if len(self._last_ids) > _MANY:
+                    # Those who were waiting go first: what they end is not asked for again.
+                    time.sleep(0)
             except (redis.RedisError, OSError) as error:
                 if not failures:
                     log.warning("redis lost", extra={"event": "redis_lost", "reason": type(error).__name__})
@@ -134,7 +139,9 @@ class StreamReader:
                     continue
                 for inbox in inboxes:
                     inbox.take(record_id.decode(), event)
-            if key in last_ids:
+            if all(inbox.ended for inbox in inboxes):
+                last_ids.pop(key, None)  # each name makes every further read dearer
+            elif key in last_ids:
                 last_ids[key] = records[-1][0]
         return wake_id
 
