@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from deploy.bench.framing import MalformedError
 ROLE = {"role": "assistant", "content": ""}
 
 
-def frame(delta: dict[str, object], **more: object) -> bytes:
+def frame(delta: Mapping[str, object], **more: object) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": None}
     return b"data: " + json.dumps({"id": "x", "choices": [choice], **more}, separators=(",", ":")).encode() + b"\n\n"
 

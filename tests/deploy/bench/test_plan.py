@@ -21,7 +21,7 @@ def taken_apart(request: bytes) -> tuple[str, dict[str, str], dict[str, object]]
 
 
 def test_a_request_is_what_the_api_asks_for() -> None:
-    plan = Plan(model="m", tokens=5, prompt="Grüße %08d", usage=False)
+    plan = Plan(models=("m",), tokens=5, prompt="Grüße %08d", usage=False)
     requests = requests_of(plan, Address("http://127.0.0.1:8000", "sk-1"))
     first, headers, body = taken_apart(requests.numbered(3))
     assert first == "POST /v1/chat/completions HTTP/1.1"
@@ -32,7 +32,7 @@ def test_a_request_is_what_the_api_asks_for() -> None:
 
 
 def test_options_are_in_the_body() -> None:
-    plan = Plan(model="m", tokens=5, prompt="x", endpoint=Endpoint.COMPLETION, ignore_eos=True)
+    plan = Plan(models=("m",), tokens=5, prompt="x", endpoint=Endpoint.COMPLETION, ignore_eos=True)
     first, headers, body = taken_apart(requests_of(plan, Address("https://h/api/v1/")).numbered(0))
     assert first == "POST /api/v1/completions HTTP/1.1"
     assert "Authorization" not in headers
@@ -43,11 +43,16 @@ def test_options_are_in_the_body() -> None:
 
 
 def test_no_made_prompt_begins_as_another() -> None:
-    plan = Plan(model="%08d", prompt_tokens=4, endpoint=Endpoint.COMPLETION, stream=False)
+    plan = Plan(models=("%08d",), prompt_tokens=4, endpoint=Endpoint.COMPLETION, stream=False)
     requests = requests_of(plan, Address("http://h"))
     _, _, body = taken_apart(requests.numbered(7))
     assert body == {"model": "%08d", "max_tokens": 64, "stream": False, "prompt": "00000007 the of and"}
     assert taken_apart(requests.numbered(10**8 + 8))[2]["prompt"] == "00000008 the of and"
+
+
+def test_models_are_asked_in_turn() -> None:
+    requests = requests_of(Plan(models=("one", "three"), prompt="x"), Address("http://h"))
+    assert [taken_apart(requests.numbered(i))[2]["model"] for i in range(3)] == ["one", "three", "one"]
 
 
 def test_the_schedule_is_that_of_its_seed() -> None:
@@ -70,4 +75,4 @@ def test_requests_come_by_chance_at_their_rate() -> None:
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://h", "http://", "http://h:x"])
 def test_what_is_no_address_is_said(url: str) -> None:
     with pytest.raises(CommandError, match="is no address"):
-        requests_of(Plan(model="m"), Address(url))
+        requests_of(Plan(models=("m",)), Address(url))
