@@ -38,6 +38,7 @@ _SECONDS = 10.0
 @click.option("--warmup", "warmup_s", type=click.FloatRange(0), default=1.0, help="Seconds before that. [1]")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=120.0, help="Seconds. [120]")
 @click.option("--usage/--no-usage", default=True, help="Ask for the number of tokens of each stream, or not. [usage]")
+@click.option("--check/--no-check", default=True, help="First ask each model once, in words that explain. [check]")
 @click.option(
     "--key-file", type=click.Path(path_type=Path), help="A file with an API key. [CELERITY_API_KEY, OPENAI_API_KEY]"
 )
@@ -48,7 +49,9 @@ def bench(
     key_file: Path | None,
     target: str | None,
     state_dir: Path | None,
+    *,
     models: tuple[str, ...],
+    check: bool,
     **given: Any,
 ) -> None:
     """Measure a server that speaks the OpenAI API at URL, by load.
@@ -72,4 +75,4 @@ def bench(
     address = Address(url or local_url(settings_with(state_dir=state_dir)), command.key_of(key_file))
     endpoint = Endpoint(given.pop("endpoint"))
     plan = Plan(models=models_at(address, models), endpoint=endpoint, **given)
-    sys.exit(command.bench(plan, address, target))
+    sys.exit(command.bench(plan, address, target, check=check))

@@ -20,9 +20,12 @@ import psutil
 from tests.bench.batches import batches
 from tests.bench.bulk_beside import bulk_beside
 from tests.bench.cold_start import cold_start
+from tests.bench.growth import growth
 from tests.bench.guards import guards
+from tests.bench.idle import idle_site
 from tests.bench.load import cpu_s, family, load
 from tests.bench.loader import loader
+from tests.bench.streams import HOLD_S, streams
 from tests.stack import GatewayProcess, Stack, stack
 
 MODELS = """
@@ -46,6 +49,12 @@ def main() -> None:
     parser.add_argument("--loader", type=int, metavar="SWITCHES", help="measure instead the loader: switches, a flood")
     parser.add_argument("--bulk", type=int, metavar="ROUNDS", help="measure instead interactive work beside bulk work")
     parser.add_argument("--model", default="sim", help="of --bulk: sim, or one of models.yaml")
+    parser.add_argument(
+        "--growth", type=int, metavar="ROUNDS", help="measure instead what a request costs as work grows"
+    )
+    parser.add_argument("--most", type=int, default=256, help="of --growth: leave out larger sizes")
+    parser.add_argument("--streams", type=int, metavar="N", help="measure instead so many streams open at once")
+    parser.add_argument("--idle", action="store_true", help="measure instead an idle `celerity up` with replicas")
     options = parser.parse_args()
     if options.guards:
         results = guards(options.guards, options.seconds)
@@ -55,6 +64,12 @@ def main() -> None:
         results = bulk_beside(options.bulk, options.seconds, options.model)
     elif options.batches:
         results = batches(options.batches)
+    elif options.growth:
+        results = growth(options.growth, options.seconds, options.most)
+    elif options.streams:
+        results = streams(options.streams, HOLD_S)
+    elif options.idle:
+        results = idle_site(options.idle_seconds)
     elif options.loader:
         results = loader(options.loader, loads=50)
     else:

@@ -18,13 +18,14 @@ from tests.stack import REPOSITORY, GatewayProcess, Stack
 def load(gateway: GatewayProcess, *models: str, tokens: int, stream: bool = True, **options: object) -> dict[str, Any]:
     """Run `celerity bench` and return its figures; `options` are those of the command, such as `seconds`.
 
-    Nothing warms up unless that is asked for: all that was answered, but for one token of each
-    model before, is in `requests`, and what the system spends meanwhile can be divided by it.
+    Nothing warms up unless that is asked for: all that was answered is in `requests`, and what
+    the system spends meanwhile can be divided by it.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "figures.json"
-        command = [sys.executable, "-m", "deploy", "bench", gateway.url, "--json", str(target), f"--tokens={tokens}"]
-        command += [f"--model={model}" for model in models] + ["--stream" if stream else "--no-stream"]
+        command = [sys.executable, "-m", "deploy", "bench", gateway.url, "--json", str(target), "--no-check"]
+        command += [f"--model={model}" for model in models]
+        command += [f"--tokens={tokens}", "--stream" if stream else "--no-stream"]
         command += [f"--{name}={value}" for name, value in ({"warmup": 0.0} | options).items()]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
         done = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False)

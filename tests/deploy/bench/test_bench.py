@@ -244,6 +244,11 @@ def test_what_cannot_be_asked_is_said_once(server: Server) -> None:
         assert "does not answer" in bench(nobody, "--model", "m", code=1).output
 
 
+def test_it_can_be_told_not_to_try_first(server: Server) -> None:
+    found = figures(server, "--requests", "2", "--warmup", "0", "--no-check", "--model", "other", code=1)
+    assert found["errors"] == {"404 model_not_found": 2}
+
+
 def test_ctrl_c_shows_what_there_is(server: Server, tmp_path: Path) -> None:
     command = [*HEARS_CTRL_C, sys.executable, "-m", "deploy", "bench", server.url, "--seconds", "60", "--warmup", "0"]
     command += ["--json", str(tmp_path / "found.json")]
