@@ -17,8 +17,8 @@ REPLICAS = (0, 1, 3)
 # What loads leave to be done, such as a spare that starts anew.
 _SETTLE_S = 15.0
 _NAMED = (
-    (re.compile(r"-Q model\."), "replica"),
-    (re.compile(r"-n (\w+)@"), "{} worker"),
+    (re.compile(r"celeryd: (agent|control|bulk)@"), "{} worker"),
+    (re.compile(r"celeryd: "), "replica"),
     (re.compile(r"celery beat"), "beat"),
     (re.compile(r"gunicorn: (\w+)"), "gunicorn {}"),
     (re.compile(r"celerity: spare"), "spare"),
