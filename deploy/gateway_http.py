@@ -112,4 +112,4 @@ def _error_text(response: http.client.HTTPResponse) -> str:
         text = f"{error['message']} ({error.get('code') or response.status})"
     except (ValueError, KeyError, TypeError):
         text = f"the server answered {response.status} {response.reason}"
-    return f"{text}; name yours with --key or CELERITY_API_KEY" if response.status == HTTPStatus.UNAUTHORIZED else text
+    return f"{text}; set CELERITY_API_KEY to yours" if response.status == HTTPStatus.UNAUTHORIZED else text

@@ -14,7 +14,6 @@ from deploy.bench.framing import Body, MalformedError, body_of
 # The beginning of what a model says: the value of one of these keys, unless it is empty.
 CHAT = re.compile(rb'"(?:content|reasoning|reasoning_content)":[ ]?"(?!")')
 COMPLETION = re.compile(rb'"text":[ ]?"(?!")')
-_DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
 _ERROR = re.compile(rb'^.*"error":[ ]?[{"].*$', re.MULTILINE)
 _TOKENS = re.compile(rb'"completion_tokens":[ ]?(\d+)')
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
@@ -50,8 +49,10 @@ class Events:
         return frames
 
     def _look(self, body: bytes) -> None:
-        if b"[DONE]" in body and _DONE.search(body):
-            self.done = True
+        if (at := body.rfind(b"[DONE]")) >= 0:
+            # A model may say so too, hence the whole line; to look at every line would take as long as all else.
+            line = body[body.rfind(b"\n", 0, at) + 1 : at]
+            self.done = self.done or line.rstrip() == b"data:"
         if b'"error":' in body and (error := _ERROR.search(body)):
             self.failure = error[0]
         if b'"completion_tokens":' in body:

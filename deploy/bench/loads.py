@@ -130,6 +130,8 @@ class ClosedLoad(Load):
             if connection is not None:
                 self._again(connection)
                 return
+            # It is one of those that were to be asked, or a server that has gone would be waited for without end.
+            self._may_ask()
             await asyncio.sleep(_PAUSE_S)
 
     def _again(self, connection: Connection) -> None:

@@ -34,10 +34,10 @@ def telling() -> Iterator[Callable[[str], None]]:
 
 def show(results: dict[str, Any]) -> None:
     console = Console(highlight=False)
-    console.print(_head(results), markup=False)
+    console.print(_head(results), markup=False, soft_wrap=True)
     console.print(_times(results))
     for line in _lines(results):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def warnings(results: dict[str, Any]) -> list[str]:

@@ -249,6 +249,16 @@ def test_it_can_be_told_not_to_try_first(server: Server) -> None:
     assert found["errors"] == {"404 model_not_found": 2}
 
 
+def test_a_server_that_is_not_there_is_not_waited_for() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = Server(f"http://127.0.0.1:{probe.getsockname()[1]}")
+        args = ("--no-check", "--model", "m", "--requests", "3", "--concurrency", "1", "--warmup", "0")
+        for more in ((), ("--rate", "100")):
+            found = figures(nobody, *args, *more, code=1)
+            assert found["errors"] == {"cannot connect: Connection refused": 3}
+
+
 def test_ctrl_c_shows_what_there_is(server: Server, tmp_path: Path) -> None:
     command = [*HEARS_CTRL_C, sys.executable, "-m", "deploy", "bench", server.url, "--seconds", "60", "--warmup", "0"]
     command += ["--json", str(tmp_path / "found.json")]
