@@ -15,11 +15,13 @@ import psutil
 from tests.stack import REPOSITORY, GatewayProcess, Stack
 
 
-def load(gateway: GatewayProcess, *models: str, tokens: int, stream: bool = True, **options: object) -> dict[str, Any]:
+def load(
+    gateway: GatewayProcess, *models: str, tokens: int, stream: bool = True, may_fail: bool = False, **options: object
+) -> dict[str, Any]:
     """Run `celerity bench` and return its figures; `options` are those of the command, such as `seconds`.
 
     Nothing warms up unless that is asked for: all that was answered is in `requests`, and what
-    the system spends meanwhile can be divided by it.
+    the system spends meanwhile can be divided by it. Fails on requests that do, unless they may.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "figures.json"
@@ -31,7 +33,7 @@ def load(gateway: GatewayProcess, *models: str, tokens: int, stream: bool = True
         done = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         figures: dict[str, Any] = json.loads(target.read_text())
-    assert not figures["errors"], figures["errors"]
+    assert may_fail or not figures["errors"], figures["errors"]
     return figures
 
 

@@ -68,7 +68,9 @@ def streams(count: int, seconds: float) -> dict[str, Any]:
         # The first is still open so long after the last has come.
         tokens = round((seconds + 1.3 * _OPEN_S) * 1000 / ITL_MS)
         try:
-            figures = load(gateway, "slow", tokens=tokens, rate=count / _OPEN_S, requests=count, timeout=600)
+            figures = load(
+                gateway, "slow", timeout=600, tokens=tokens, rate=count / _OPEN_S, requests=count, may_fail=True
+            )
         finally:
             watch.stop()
         took = time.perf_counter() - began
@@ -78,6 +80,7 @@ def streams(count: int, seconds: float) -> dict[str, Any]:
             "streams": count,
             "workers": workers,
             "answered whole": figures["requests"],
+            **{f"failed: {kind}": number for kind, number in figures["errors"].items()},
             "tokens each": tokens,
             "s with all of them open": round(len(held) * _LOOK_S, 1),
             "gateway RSS MiB before": round(before / 2**20, 1),
