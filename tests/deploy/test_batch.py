@@ -212,7 +212,7 @@ def test_who_is_not_let_in_learns_how_to_name_a_key(api: Batches, runs: Callable
     api.away = [401]
     ran = runs("status", "--key", "sk-old")
     assert (ran.exit_code, api.keys) == (2, ["Bearer sk-old"])
-    assert ran.stderr == "Error: Not now. (service_unavailable); name yours with --key or CELERITY_API_KEY\n"
+    assert ran.stderr == "Error: Not now. (service_unavailable); set CELERITY_API_KEY to yours\n"
 
 
 def test_a_file_that_the_server_refuses_is_told_in_its_words(
