@@ -34,7 +34,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
-from workers.host.appetite import Peak, pull_order
+from workers.host.appetite import Peak, Pull, pull
 from workers.host.coroutine_task import Outcome, body_of, hand_over
 from workers.host.job import Job, Jobs
 from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
@@ -171,14 +171,14 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         """Return the limit on tasks held; Celery takes a message only below it (`worker_disable_prefetch`)."""
         return 0 if self._dying else self.resident.limit()
 
-    def pull_order(self) -> tuple[int, ...]:
-        """Return the priority steps whose lists are to be popped now, in their order."""
+    def pull(self) -> Pull:
+        """Return what is to be taken now."""
         bulk = self._jobs.bulk
         # What was taken and is not run yet, having been sent with a delay, takes a seat all the same.
         others = max(self._jobs.interactive, len(worker_state.reserved_requests) - bulk)
         now = time.monotonic()
         around = self._around.note(self._jobs.interactive, now)
-        return pull_order(
+        return pull(
             self.resident.shares,
             seats=self.num_processes,
             interactive=others,
