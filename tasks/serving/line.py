@@ -20,14 +20,14 @@ from redis._parsers.base import BaseParser
 
 from tasks.connections import COMMAND_TIMEOUT_S
 
-Command = Sequence[str | bytes | int | float]
+Command = tuple[str | bytes | int | float, ...]
 
 
 class Line(asyncio.Protocol):
     """One connection of `client`, opened with the first command and anew after a loss. For one event loop."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._pool = client.connection_pool
+        self._pool: Any = client.connection_pool
         self._connection: Any = None
         self._transport: asyncio.Transport | None = None
         self._opening = asyncio.Lock()
@@ -57,7 +57,7 @@ class Line(asyncio.Protocol):
         answer = _Answer(asyncio.get_running_loop(), len(commands))
         if not self._said:
             answer.loop.call_soon(self._flush)
-        self._said.extend(hiredis.pack_command(tuple(command)) for command in commands)
+        self._said.extend(map(_packed, commands))
         self._waiting.append(answer)
         if self._watch is None:
             self._watch = answer.loop.call_later(COMMAND_TIMEOUT_S, self._overdue, answer)
@@ -148,3 +148,4 @@ class _Answer:
 
 
 _NOTHING = object()
+_packed: Any = hiredis.pack_command

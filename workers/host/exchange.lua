@@ -26,7 +26,7 @@ for list = 1, #KEYS - 2 do
     local share = left > 0 and math.min(left, math.ceil(redis.call('LLEN', key) / 2)) or 0
     for _ = 1, share do
         local message = redis.call('LINDEX', key, -1)
-        local tag = string.match(message, '"delivery_tag":%s*"([^"]+)"') or ''
+        local tag = string.match(message, '"delivery_tag":%s*"([%w_:.-]+)"') or ''
         if tag ~= '' then
             redis.call('HSET', KEYS[1], tag, '[' .. message .. ARGV[behind + list])
             redis.call('ZADD', KEYS[2], ARGV[2], tag)

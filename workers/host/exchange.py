@@ -60,7 +60,7 @@ class Exchange:
             args += (tag, message)
         reply = self._ask(2 + len(lists), args)
         return [
-            Taken(lists[reply[at] - 1][0], reply[at + 1].decode(errors="replace"), reply[at + 2])
+            Taken(lists[reply[at] - 1][0], reply[at + 1].decode(), reply[at + 2])
             for at in range(0, len(reply), 3)
         ]
 

@@ -287,7 +287,7 @@ class Channel(stock.Channel):
         if ledger.unsure and ledger.alone:
             with self.conn_or_acquire() as client:
                 for tag in {tag.decode() for tag in client.hkeys(self.unacked_key)} - ledger.known:
-                    self.qos.restore_by_tag(tag, leftmost=True)
+                    self.qos.restore_by_tag(tag)
         ledger.unsure = False
 
     def _accepted(self) -> None:
