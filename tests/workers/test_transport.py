@@ -378,6 +378,34 @@ def test_what_was_taken_in_a_reply_that_was_lost_is_put_back_where_the_keys_are_
     assert ids(side) == ["0"]
 
 
+def test_who_loses_the_connection_while_it_takes_messages_in_gets_the_others_again(
+    client: redis.Redis, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.ledger.alone = True
+    channel = side.connect()
+    client.lpush(QUEUE, *(message(str(n)) for n in range(3)))
+
+    def lose(*_: Any) -> None:
+        raise ConnectionResetError("an event could not be sent")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(side.connection.transport, "_deliver", lose)
+        with pytest.raises(ConnectionResetError):
+            channel._exchange(ALL_STEPS, 8)
+    channel.tend()
+    assert waiting(client) == ["0", "1", "2"]
+    assert client.hlen("unacked") == 0
+
+
+def test_without_a_hub_redis_is_told_at_once(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, message("a"))
+    side.connect()
+    take(side, 1)
+    side.channel.prompt = True
+    side.taken[0].ack()
+    assert client.hlen("unacked") == 0
+
+
 def test_rubbish_with_a_tag_is_not_kept(client: redis.Redis, side: Side) -> None:
     side.connect()
     client.lpush(QUEUE, b'{"delivery_tag": "x"}', b'"delivery_tag":"\xff"', message("a"))

@@ -29,7 +29,8 @@ for list = 1, #KEYS - 2 do
         local tag = string.match(message, '"delivery_tag":%s*"([%w_:.-]+)"') or ''
         if tag ~= '' then
             redis.call('HSET', KEYS[1], tag, '[' .. message .. ARGV[behind + list])
-            redis.call('ZADD', KEYS[2], ARGV[2], tag)
+            -- Those of one turn in their order, too: whoever puts them back goes by it.
+            redis.call('ZADD', KEYS[2], string.format('%.6f', ARGV[2] + #taken * 0.000001), tag)
         end
         redis.call('RPOP', key)
         table.insert(taken, list)

@@ -59,10 +59,7 @@ class Exchange:
         for tag, message in (in_hand or {}).items():
             args += (tag, message)
         reply = self._ask(2 + len(lists), args)
-        return [
-            Taken(lists[reply[at] - 1][0], reply[at + 1].decode(), reply[at + 2])
-            for at in range(0, len(reply), 3)
-        ]
+        return [Taken(lists[reply[at] - 1][0], reply[at + 1].decode(), reply[at + 2]) for at in range(0, len(reply), 3)]
 
     def _ask(self, count: int, args: list[Any]) -> Any:
         if self._connection is None:

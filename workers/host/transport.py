@@ -50,6 +50,8 @@ class QoS(stock.QoS):
     def _settle(self, delivery_tag: str, *, requeue: bool) -> None:
         self.channel.ledger.settle(delivery_tag, requeue=requeue)
         virtual.QoS.ack(self, delivery_tag)
+        if self.channel.prompt:
+            self.channel.settle()
 
 
 class Channel(stock.Channel):
@@ -60,6 +62,8 @@ class Channel(stock.Channel):
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self.ledger: Ledger = connection.ledger
+        self.prompt = False
+        """Whether Redis is told of each message at once: no hub turns any more that would tell it."""
         self._shaky = False
         self._refused = False
         self._popping: tuple[Any, int | None] = (None, None)  # a socket, and the number Redis knows it by
@@ -84,7 +88,7 @@ class Channel(stock.Channel):
 
     def settle(self) -> None:
         """Tell Redis what was settled since the hub's last turn, unless the connection has just failed to."""
-        if self._shaky or not self.ledger.settled:
+        if self._shaky or self._refused or not self.ledger.settled:
             return
         try:
             self._exchange()
@@ -116,10 +120,10 @@ class Channel(stock.Channel):
                 key, item = ledger.popped[0]
                 client.rpush(key, item)
                 ledger.popped.popleft()
-            held = {tag.decode() for tag in client.hkeys(self.unacked_key)}
-            # Others may keep theirs under the same key.
-            for tag in held if ledger.alone else held & ledger.held:
-                self.qos.restore_by_tag(tag)
+            for tag in self._noted(client):
+                # Others may keep theirs under the same key.
+                if ledger.alone or tag in ledger.held:
+                    self.qos.restore_by_tag(tag)
 
     def end_pop(self) -> None:
         """Have Redis answer a pending BRPOP now. Whether with a message or without one is read as ever."""
@@ -185,7 +189,6 @@ class Channel(stock.Channel):
             # What is there comes with the news of what is done; only who finds nothing waits.
             pull = self.connection.pull()
             self._exchange(pull.order, pull.most)
-            self._put_back()
             if not self.qos.can_consume():
                 return
         # kombu asks for all steps, in their own order.
@@ -249,10 +252,14 @@ class Channel(stock.Channel):
         ledger.forget(done)
         ledger.popped.clear()
         self._more = 0 < wanted == len(taken)
-        for queue, message, _ in messages:
-            self._hand_over(queue, message)
-        for it in taken:
-            self._hand_over(self._queue_of(it.list), self._read(it))
+        ready = [(queue, message) for queue, message, _ in messages]
+        ready += [(self._queue_of(it.list), self._read(it)) for it in taken]
+        try:
+            for queue, message in ready:
+                self._hand_over(queue, message)
+        except LOST:
+            ledger.unsure = True
+            raise
         return len(taken)
 
     @property
@@ -286,9 +293,14 @@ class Channel(stock.Channel):
         ledger = self.ledger
         if ledger.unsure and ledger.alone:
             with self.conn_or_acquire() as client:
-                for tag in {tag.decode() for tag in client.hkeys(self.unacked_key)} - ledger.known:
-                    self.qos.restore_by_tag(tag)
+                for tag in self._noted(client):
+                    if tag not in ledger.known:
+                        self.qos.restore_by_tag(tag)
         ledger.unsure = False
+
+    def _noted(self, client: Any) -> list[str]:
+        """Return the tags of what is unacknowledged, the youngest first: what is put back last stands at the front."""
+        return [tag.decode() for tag in client.zrange(self.unacked_index_key, 0, -1, desc=True)]
 
     def _accepted(self) -> None:
         if self.ledger.refused:
