@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -13,6 +14,9 @@ from tasks.messages import Call, Event, decode_call, decode_event
 from tasks.requests.request_store import list_of, message_of
 from tasks.requests.requeue import Cause, Fate, requeue_args, requeue_keys
 from tasks.scripts import script
+from tasks.serving.line import Line
+
+_CLAIM_TIMES = (keys.CLAIMED_STREAM_TTL_S, keys.REQUEST_GRACE_S, keys.pace(""), keys.PACE_TTL_S)
 
 
 class Verdict(StrEnum):
@@ -61,10 +65,12 @@ class Refusal:
 class ClaimStore:
     """Coroutines; raise redis.RedisError."""
 
-    def __init__(self, client: redis.asyncio.Redis, replica_id: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis, line: Line, replica_id: str) -> None:
         self._client = client
+        self._line = line
         self._replica_id = replica_id
-        self._claim = client.register_script(script("claim"))
+        self._claim = script("claim")
+        self._claim_sha = hashlib.sha1(self._claim.encode(), usedforsecurity=False).hexdigest()
         self._requeue = client.register_script(script("requeue"))
         self._mark = client.register_script(script("mark"))
         self._drop = client.register_script(script("drop"))
@@ -76,18 +82,12 @@ class ClaimStore:
 
         `token` names the delivery that asks; a claim repeated with it does no harm.
         """
-        reply: list[Any] = await self._claim(
-            keys=[keys.request(request_id), keys.stream(request_id), keys.held(self._replica_id), keys.REPLICAS],
-            args=[
-                self._replica_id,
-                token,
-                request_id,
-                keys.CLAIMED_STREAM_TTL_S,
-                keys.REQUEST_GRACE_S,
-                keys.pace(""),
-                keys.PACE_TTL_S,
-            ],
-        )
+        names = (keys.request(request_id), keys.stream(request_id), keys.held(self._replica_id), keys.REPLICAS)
+        args = (self._replica_id, token, request_id, *_CLAIM_TIMES)
+        try:
+            reply: list[Any] = await self._line.ask("EVALSHA", self._claim_sha, len(names), *names, *args)
+        except redis.exceptions.NoScriptError:
+            reply = await self._line.ask("EVAL", self._claim, len(names), *names, *args)
         verdict = reply[0].decode()
         if verdict != "claimed":
             return Refusal(Verdict(verdict), *map(int, reply[1:]))

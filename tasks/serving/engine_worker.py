@@ -27,6 +27,7 @@ from tasks.serving.give_way import GiveWay
 from tasks.serving.heartbeat import Heartbeat
 from tasks.serving.identity import Identity
 from tasks.serving.inference import Inference
+from tasks.serving.line import Line
 from tasks.serving.rotation import Rotator
 from tasks.serving.sleeper import Sleeper
 from tasks.serving.streams import StreamWriter
@@ -87,8 +88,9 @@ class EngineWorker:
         engine = self._engine = await asyncio.to_thread(engines.create, self._identity.spec)
         await engine.start()
         self._client = async_client(self._settings.redis_url)
-        writer = StreamWriter(self._client, self._identity.replica_id)
-        claims = ClaimStore(self._client, self._identity.replica_id)
+        self._line = Line(self._client)
+        writer = StreamWriter(self._line, self._identity.replica_id)
+        claims = ClaimStore(self._client, self._line, self._identity.replica_id)
         self._inference = Inference(engine, claims, writer, self._circuit, self._die)
         self._sleeper = Sleeper(engine, self._inference, self._move, lambda: self._state)
         rotator = Rotator(self._client, self._identity.replica_id, self._identity.spec.id, self._circuit)
@@ -164,6 +166,7 @@ class EngineWorker:
         if self._engine is not None:
             await self._engine.close()
         if self._inference is not None:
+            await self._line.close()
             await self._client.aclose()
         await asyncio.to_thread(self._heartbeat.stop)
 

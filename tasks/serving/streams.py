@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from itertools import chain, islice
 
 import redis
-import redis.asyncio
 
 from tasks import keys
 from tasks.messages import Done, Failed
 from tasks.scripts import script
+from tasks.serving.line import Command, Line
 from tasks.serving.outlet import Loss, Outlet
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class RedisRefusesError(Exception):
 class StreamWriter:
     """Writes the streams of one worker. Everything runs on one event loop."""
 
-    def __init__(self, client: redis.asyncio.Redis, replica_id: str) -> None:
-        self._client = client
+    def __init__(self, line: Line, replica_id: str) -> None:
+        self._line = line
         self._held = keys.held(replica_id)
         self._finish = script("finish")
         self._dirty: dict[Outlet, None] = {}
@@ -100,44 +100,40 @@ class StreamWriter:
 
     async def _compare(self, outlets: list[Outlet]) -> None:
         """Before a write is repeated: find out which of it has arrived, and what Redis has forgotten meanwhile."""
-        pipe = self._client.pipeline(transaction=False)
-        for outlet in outlets:
-            pipe.xrevrange(keys.stream(outlet.request_id), count=1)
-        for outlet, newest in zip(outlets, await pipe.execute(), strict=True):
+        newest = await self._line.all(
+            [("XREVRANGE", keys.stream(it.request_id), "+", "-", "COUNT", 1) for it in outlets]
+        )
+        for outlet, records in zip(outlets, newest, strict=True):
+            if isinstance(records, Exception):
+                raise RedisRefusesError(str(records)) from records
             if not outlet.over:
-                outlet.compare(newest[0][0].decode() if newest else None)
+                outlet.compare(records[0][0].decode() if records else None)
 
     async def _send(self, outlets: list[Outlet]) -> None:
-        pipe = self._client.pipeline(transaction=False)
-        plan: list[tuple[Outlet, int]] = []
-        for outlet in outlets:
-            plan.append((outlet, self._put(pipe, outlet)))
-        replies = await pipe.execute(raise_on_error=False)
-        at = 0
-        for outlet, count in plan:
-            _settle(outlet, replies[at : at + count])
-            at += count
+        commands = [self._put(outlet) for outlet in outlets]
+        replies = iter(await self._line.all([command for mine in commands for command in mine]))
+        for outlet, mine in zip(outlets, commands, strict=True):
+            _settle(outlet, list(islice(replies, len(mine))))
 
-    def _put(self, pipe: Any, outlet: Outlet) -> int:
-        """Add what `outlet` has to write. Returns how many replies will follow."""
+    def _put(self, outlet: Outlet) -> list[Command]:
+        """Return what writes all that `outlet` has to write."""
         if outlet.over:
-            return 0
+            return []
         key = keys.stream(outlet.request_id)
-        records = outlet.take()
-        for record in records:
-            fields = [part for pair in record.fields.items() for part in pair]
-            pipe.execute_command("XADD", key, "NOMKSTREAM", record.id, *fields)
+        commands: list[Command] = [
+            ("XADD", key, "NOMKSTREAM", record.id, *chain.from_iterable(record.fields.items()))
+            for record in outlet.take()
+        ]
         if outlet.status is None:
-            return len(records)
+            return commands
         # Again with every repetition: the last record may have arrived without these.
+        record = keys.request(outlet.request_id)
         if outlet.keep_s:
-            args = (outlet.attempt, outlet.status.value, outlet.keep_s)
-            pipe.eval(self._finish, 2, keys.request(outlet.request_id), key, *args)
+            ended = (outlet.attempt, outlet.status.value, outlet.keep_s)
+            commands.append(("EVAL", self._finish, 2, record, key, *ended))
         else:
-            pipe.execute_command("EXPIRE", key, keys.STREAM_TTL_S)
-            pipe.execute_command("UNLINK", keys.request(outlet.request_id))
-        pipe.execute_command("SREM", self._held, outlet.request_id)
-        return len(records) + (2 if outlet.keep_s else 3)
+            commands += [("EXPIRE", key, keys.STREAM_TTL_S), ("UNLINK", record)]
+        return [*commands, ("SREM", self._held, outlet.request_id)]
 
 
 def _settle(outlet: Outlet, replies: list[object]) -> None:

@@ -55,10 +55,11 @@ def test_another_takes_over_from_one_that_is_killed(ledger_url: str, running: St
     assert bulk.stack.settings.ledger_url == ledger_url
     running.worker("slow")
     first = bulk.worker("first")
-    batch_id = bulk.submit(chat_line(i, "slow", max_tokens=4) for i in range(200))
-    bulk.begun(batch_id, 20)
+    wait_until(lambda: leads(first), "the first to lead")
     second = bulk.worker("second")
     wait_until(lambda: "second@" in Path(second.log).read_text(), "the second to be up")
+    batch_id = bulk.submit(chat_line(i, "slow", max_tokens=4) for i in range(200))
+    bulk.begun(batch_id, 20)
     assert not leads(second)
     first.kill()
     assert_each_once(bulk, bulk.ended(batch_id), 200)

@@ -12,7 +12,6 @@ import pytest
 import redis
 
 from tasks import keys
-from tasks.connections import async_client
 from tasks.messages import Call, Delta, Done, Endpoint, Failed, encode_event
 from tasks.requests.dispatch import Once, RequestStatus
 from tasks.requests.pulse import Pulse
@@ -22,6 +21,7 @@ from tasks.requests.requeue import Cause, Fate
 from tasks.serving.claim_store import Claim, ClaimStore, Danger, Refusal, Verdict
 from tasks.serving.outlet import Loss, Outlet
 from tasks.serving.streams import StreamWriter
+from tests.serving_line import client_and_line
 from tests.stack import RedisServer
 
 pytestmark = pytest.mark.integration
@@ -84,14 +84,13 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def _parts(self) -> AsyncIterator[tuple[ClaimStore, StreamWriter]]:
-        client = async_client(self._server.url)
-        writer = StreamWriter(client, self.name)
-        running = asyncio.create_task(writer.run())
-        try:
-            yield ClaimStore(client, self.name), writer
-        finally:
-            running.cancel()
-            await client.aclose()
+        async with client_and_line(self._server.url) as (client, line):
+            writer = StreamWriter(line, self.name)
+            running = asyncio.create_task(writer.run())
+            try:
+                yield ClaimStore(client, line, self.name), writer
+            finally:
+                running.cancel()
 
 
 @pytest.fixture

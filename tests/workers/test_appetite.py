@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from celeryconfig import broker_transport_options
 from tasks.queues import PRIORITY_STEPS, Priority
-from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE, Peak, Shares, excess, is_bulk, pull_order, spare
+from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE, Peak, Shares, excess, is_bulk, pull, spare
 
 PARTS = st.floats(min_value=0, max_value=1)
 SEATS = st.integers(min_value=0, max_value=600)
@@ -39,7 +39,7 @@ def test_a_priority_belongs_to_the_list_that_kombu_puts_it_in(priority: object, 
 def test_interactive_work_is_always_popped_and_first_unless_bulk_work_has_less_than_its_share(
     shares: Shares, seats: int, interactive: int, bulk: int
 ) -> None:
-    order = pull_order(shares, seats=seats, interactive=interactive, bulk=bulk)
+    order = pull(shares, seats=seats, interactive=interactive, bulk=bulk).order
     assert INTERACTIVE in order
     assert len(set(order)) == len(order)
     room = interactive + bulk < seats
@@ -52,7 +52,7 @@ def test_interactive_work_is_always_popped_and_first_unless_bulk_work_has_less_t
 def fill(shares: Shares, seats: int, interactive: int) -> int:
     """Return how much a worker that holds so much interactive work takes of endless bulk work."""
     bulk = 0
-    while BULK in pull_order(shares, seats=seats, interactive=interactive, bulk=bulk):
+    while BULK in pull(shares, seats=seats, interactive=interactive, bulk=bulk).order:
         bulk += 1
     return bulk
 
@@ -77,19 +77,19 @@ def test_the_usual_shares_keep_nineteen_seats_of_twenty_in_use_and_one_for_bulk(
 def test_of_32_seats_one_stays_free_and_two_are_bulk_works_own() -> None:
     assert fill(USUAL, 32, interactive=0) == 31
     assert USUAL.guaranteed(32) == 2
-    assert pull_order(USUAL, seats=32, interactive=30, bulk=1) == (BULK, INTERACTIVE)
-    assert pull_order(USUAL, seats=32, interactive=29, bulk=2) == (INTERACTIVE,)
-    assert pull_order(USUAL, seats=32, interactive=28, bulk=2) == (INTERACTIVE, BULK)
+    assert pull(USUAL, seats=32, interactive=30, bulk=1).order == (BULK, INTERACTIVE)
+    assert pull(USUAL, seats=32, interactive=29, bulk=2).order == (INTERACTIVE,)
+    assert pull(USUAL, seats=32, interactive=28, bulk=2).order == (INTERACTIVE, BULK)
 
 
 def test_where_the_cache_is_nearly_full_bulk_work_takes_no_more_than_its_share() -> None:
-    assert pull_order(USUAL, seats=32, interactive=0, bulk=2, crowded=True) == (INTERACTIVE,)
-    assert pull_order(USUAL, seats=32, interactive=0, bulk=1, crowded=True) == (BULK, INTERACTIVE)
+    assert pull(USUAL, seats=32, interactive=0, bulk=2, crowded=True).order == (INTERACTIVE,)
+    assert pull(USUAL, seats=32, interactive=0, bulk=1, crowded=True).order == (BULK, INTERACTIVE)
 
 
 def test_a_single_seat_is_nobodys_own() -> None:
     assert USUAL.guaranteed(1) == 0
-    assert pull_order(USUAL, seats=1, interactive=0, bulk=0) == (INTERACTIVE, BULK)
+    assert pull(USUAL, seats=1, interactive=0, bulk=0).order == (INTERACTIVE, BULK)
 
 
 def test_without_a_share_bulk_work_may_starve() -> None:
@@ -115,7 +115,7 @@ def test_a_seat_that_was_given_up_goes_to_interactive_work_first(shares: Shares,
     bulk = max(0, seats - interactive)
     count = spare(shares, seats=seats, limit=seats, interactive=interactive, bulk=bulk)
     if count:
-        order = pull_order(shares, seats=seats, interactive=interactive, bulk=bulk - count)
+        order = pull(shares, seats=seats, interactive=interactive, bulk=bulk - count).order
         assert order[0] == INTERACTIVE
 
 
@@ -123,8 +123,8 @@ def test_seats_that_interactive_work_has_just_left_are_kept_for_it() -> None:
     peak = Peak()
     assert peak.note(4, now=10.0) == 4
     assert peak.note(0, now=10.2) == 4
-    assert pull_order(USUAL, seats=32, interactive=0, bulk=27, expected=4) == (INTERACTIVE,)
-    assert pull_order(USUAL, seats=32, interactive=0, bulk=26, expected=4) == (INTERACTIVE, BULK)
+    assert pull(USUAL, seats=32, interactive=0, bulk=27, expected=4).order == (INTERACTIVE,)
+    assert pull(USUAL, seats=32, interactive=0, bulk=26, expected=4).order == (INTERACTIVE, BULK)
     assert peak.note(0, now=11.1) == 4
     assert peak.note(1, now=12.2) == 1
     assert peak.note(0, now=99.0) == 0
@@ -142,9 +142,9 @@ def test_a_peak_is_remembered_for_one_window_at_least_and_three_at_most(steps: l
 
 
 def test_bulk_work_takes_no_seat_where_it_would_slow_interactive_work_down() -> None:
-    assert pull_order(USUAL, seats=64, interactive=4, bulk=15, expected=4, room=20) == (INTERACTIVE, BULK)
-    assert pull_order(USUAL, seats=64, interactive=4, bulk=16, expected=4, room=20) == (INTERACTIVE,)
-    assert pull_order(USUAL, seats=64, interactive=4, bulk=2, expected=4, room=1) == (BULK, INTERACTIVE)
+    assert pull(USUAL, seats=64, interactive=4, bulk=15, expected=4, room=20).order == (INTERACTIVE, BULK)
+    assert pull(USUAL, seats=64, interactive=4, bulk=16, expected=4, room=20).order == (INTERACTIVE,)
+    assert pull(USUAL, seats=64, interactive=4, bulk=2, expected=4, room=1).order == (BULK, INTERACTIVE)
 
 
 def test_what_slows_interactive_work_down_is_put_back_but_for_bulk_works_own_part() -> None:
@@ -153,3 +153,18 @@ def test_what_slows_interactive_work_down_is_put_back_but_for_bulk_works_own_par
     assert excess(USUAL, seats=64, interactive=20, bulk=40, room=1) == 37
     assert excess(USUAL, seats=64, interactive=0, bulk=60, room=20) == 0
     assert excess(USUAL, seats=64, interactive=4, bulk=60, room=None) == 0
+
+
+@given(st.builds(Shares, share=PARTS, headroom=PARTS), SEATS, st.data())
+def test_until_so_many_are_taken_the_order_stays_whatever_they_are(
+    shares: Shares, seats: int, data: st.DataObject
+) -> None:
+    interactive, bulk, expected = (data.draw(st.integers(min_value=0, max_value=600)) for _ in range(3))
+    first = pull(shares, seats=seats, interactive=interactive, bulk=bulk, expected=expected)
+    if not first.most:
+        return
+    taken = data.draw(st.integers(min_value=0, max_value=first.most - 1))
+    of_bulk = data.draw(st.integers(min_value=0, max_value=taken)) if BULK in first.order else 0
+    later = pull(shares, seats=seats, interactive=interactive + taken - of_bulk, bulk=bulk + of_bulk, expected=expected)
+    assert BULK not in first.order or BULK in later.order
+    assert interactive + bulk + taken < seats

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
@@ -18,7 +19,7 @@ from tasks.envelope import INFER, envelope
 from tasks.queues import Priority, queue_list
 from tests.stack import RedisServer
 from tests.waiting import wait_until
-from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE
+from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE, Pull
 from workers.host.ledger import Ledger
 from workers.host.task_message import task_message
 
@@ -43,17 +44,24 @@ class Side:
     ledger: Ledger = field(default_factory=Ledger)
     taken: list[Any] = field(default_factory=list)
     connection: Any = None
+    channel: Any = None
     order: tuple[int, ...] = ALL_STEPS
+    most: int = 1
 
     def connect(self) -> Any:
         """Open a connection that consumes, and return its channel."""
         self.connection = self.app.connection_for_read()
         self.connection.transport_cls = "workers.host.transport:Transport"
         self.connection.ledger = self.ledger
-        self.connection.pull_order = lambda: self.order
+        self.connection.pull = lambda: Pull(self.order, self.most)
         consumer = self.connection.Consumer([self.app.amqp.queues[QUEUE]], on_message=self.taken.append)
         consumer.consume()
+        self.channel = consumer.channel
         return consumer.channel
+
+    def turn(self) -> None:
+        """As the hub does before it waits."""
+        self.connection.transport.cycle.on_poll_start()
 
 
 @pytest.fixture
@@ -104,8 +112,13 @@ def popping(client: redis.Redis, side: Side) -> Any:
 
 
 def take(side: Side, count: int) -> None:
-    while len(side.taken) < count:
-        side.connection.drain_events(timeout=5)
+    def taken() -> bool:
+        # What comes before the hub would wait ends no waiting.
+        with suppress(TimeoutError):
+            side.connection.drain_events(timeout=0.1)
+        return len(side.taken) >= count
+
+    wait_until(taken, "the messages")
 
 
 @pytest.mark.parametrize("item", RUBBISH)
@@ -121,7 +134,8 @@ def test_a_message_is_noted_before_it_is_run_and_removed_when_acknowledged(clien
     assert client.hlen("unacked") == 1
     assert not side.ledger.popped
     side.taken[0].ack()
-    assert client.hlen("unacked") == 0
+    side.channel.settle()
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
     assert not side.ledger.settled
 
 
@@ -146,6 +160,7 @@ def test_a_message_whose_task_cannot_be_taken_in_is_dropped(client: redis.Redis,
     channel.basic_consume(QUEUE, False, take_in, "own")
     take(side, 1)
     assert [taken.headers["id"] for taken in side.taken] == ["good"]
+    channel.settle()
     assert client.hlen("unacked") == 1
 
 
@@ -173,7 +188,8 @@ def test_a_full_redis_takes_acknowledgements(client: redis.Redis, side: Side) ->
     take(side, 1)
     client.config_set("maxmemory", 1)
     side.taken[0].ack()
-    assert client.hlen("unacked") == 0
+    side.channel.settle()
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
 
 
 def test_what_is_settled_while_redis_is_away_is_told_to_it_later(
@@ -200,6 +216,7 @@ def test_a_message_given_back_goes_to_the_front(client: redis.Redis, side: Side)
     take(side, 1)
     client.lpush(QUEUE, message("b"))
     side.taken[0].requeue()
+    side.channel.settle()
     assert waiting(client) == ["a", "b"]
 
 
@@ -247,12 +264,12 @@ def test_what_bulk_work_frees_it_takes_again_without_a_further_command(client: r
     side.order = (INTERACTIVE,)
     channel = popping(client, side)
     client.lpush(BULK_LIST, *(message(str(n), Priority.BULK) for n in range(3)))
-    side.connection.transport.cycle.on_poll_start()
+    side.turn()
     assert side.taken == []
     before = {command: calls(client, command) for command in ("brpop", "rpop", "client")}
-    room = iter([(INTERACTIVE, BULK), (INTERACTIVE, BULK), (INTERACTIVE,)])
-    side.connection.transport.pull_order = lambda: next(room)
-    side.connection.transport.cycle.on_poll_start()
+    room = iter([Pull((INTERACTIVE, BULK), 1), Pull((INTERACTIVE, BULK), 1), Pull((INTERACTIVE,), 1)])
+    side.connection.transport.pull = lambda: next(room)
+    side.turn()
     assert ids(side) == ["0", "1"]
     assert channel._in_poll
     assert {command: calls(client, command) - count for command, count in before.items()} == {
@@ -266,13 +283,13 @@ def test_with_no_bulk_work_there_the_next_pop_waits_for_both_kinds(client: redis
     side.order = (INTERACTIVE,)
     channel = popping(client, side)
     side.order = ALL_STEPS
-    before = calls(client, "rpop")
+    before = calls(client, "evalsha")
     for _ in range(3):
-        side.connection.transport.cycle.on_poll_start()
-    assert calls(client, "rpop") == before + 1
+        side.turn()
+    assert calls(client, "evalsha") == before + 1
     with pytest.raises(Empty):
         channel._brpop_read()
-    side.connection.transport.cycle.on_poll_start()
+    side.turn()
     client.lpush(BULK_LIST, message("bulk", Priority.BULK))
     take(side, 1)
     assert ids(side) == ["bulk"]
@@ -284,8 +301,125 @@ def test_what_a_pending_pop_has_got_goes_before_bulk_work(client: redis.Redis, s
     client.lpush(BULK_LIST, message("bulk", Priority.BULK))
     client.lpush(QUEUE, message("asked"))
     side.order = ALL_STEPS
-    side.connection.transport.cycle.on_poll_start()
+    side.turn()
     assert side.taken == []
     take(side, 2)
     assert ids(side) == ["asked", "bulk"]
     assert client.hlen("unacked") == 2
+
+
+def test_several_come_at_once_but_never_more_than_half_of_what_waits(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, *(message(str(n)) for n in range(8)))
+    side.most = 100
+    side.connect()
+    popped, asked = calls(client, "brpop"), calls(client, "evalsha")
+    take(side, 1)
+    assert ids(side) == ["0", "1", "2", "3", "4"]  # one was waited for, and half of the other seven came with it
+    assert (calls(client, "brpop"), calls(client, "evalsha")) == (popped + 1, asked + 1)
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 5
+
+
+def test_the_news_of_what_is_done_brings_what_is_next(client: redis.Redis, side: Side) -> None:
+    side.most = 100
+    side.connect()
+    client.lpush(QUEUE, message("a"))
+    take(side, 1)
+    client.lpush(QUEUE, message("b"))
+    side.taken[0].ack()
+    asked, popped = calls(client, "evalsha"), calls(client, "brpop")
+    side.turn()
+    assert ids(side) == ["a", "b"]
+    assert calls(client, "evalsha") == asked + 1
+    wait_until(lambda: calls(client, "brpop") == popped or side.channel._in_poll, "the next pop")
+    assert client.hlen("unacked") == 1
+
+
+def test_what_a_full_redis_cannot_keep_stays_in_its_queue(client: redis.Redis, side: Side) -> None:
+    side.most = 100
+    side.connect()
+    client.lpush(QUEUE, *(message(str(n)) for n in range(4)))
+    client.config_set("maxmemory", 1)
+    assert side.channel._exchange(ALL_STEPS, 4) == 0
+    assert client.llen(QUEUE) == 4
+    assert not side.channel.accepting()
+    client.config_set("maxmemory", 0)
+    side.channel.tend()
+    assert side.channel._exchange(ALL_STEPS, 4) == 2
+
+
+def lose_the_reply(channel: Any) -> None:
+    """Have Redis do what it is asked next, and nobody hear of it."""
+    say = channel._exchanger._say
+
+    def say_and_lose(*command: Any) -> Any:
+        say(*command)
+        channel._exchanger._say = say
+        raise redis.ConnectionError("the reply was lost")
+
+    channel._exchanger._say = say_and_lose
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_was_taken_in_a_reply_that_was_lost_is_put_back_where_the_keys_are_its_own(
+    client: redis.Redis, side: Side, alone: bool
+) -> None:
+    side.ledger.alone = alone
+    channel = side.connect()
+    client.lpush(QUEUE, *(message(str(n)) for n in range(3)))
+    take(side, 1)
+    lose_the_reply(channel)
+    with pytest.raises(redis.ConnectionError):
+        channel._exchange(ALL_STEPS, 1)
+    assert waiting(client) == ["2"]
+    channel.let_go()
+    channel.tend()
+    assert waiting(client) == (["1", "2"] if alone else ["2"])
+    assert client.hlen("unacked") == (1 if alone else 2)
+    assert ids(side) == ["0"]
+
+
+def test_who_loses_the_connection_while_it_takes_messages_in_gets_the_others_again(
+    client: redis.Redis, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.ledger.alone = True
+    channel = side.connect()
+    client.lpush(QUEUE, *(message(str(n)) for n in range(3)))
+
+    def lose(*_: Any) -> None:
+        raise ConnectionResetError("an event could not be sent")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(side.connection.transport, "_deliver", lose)
+        with pytest.raises(ConnectionResetError):
+            channel._exchange(ALL_STEPS, 8)
+    channel.tend()
+    assert waiting(client) == ["0", "1", "2"]
+    assert client.hlen("unacked") == 0
+
+
+def test_without_a_hub_redis_is_told_at_once(client: redis.Redis, side: Side) -> None:
+    client.lpush(QUEUE, message("a"))
+    side.connect()
+    take(side, 1)
+    side.channel.prompt = True
+    side.taken[0].ack()
+    assert client.hlen("unacked") == 0
+
+
+def test_rubbish_with_a_tag_is_not_kept(client: redis.Redis, side: Side) -> None:
+    side.connect()
+    client.lpush(QUEUE, b'{"delivery_tag": "x"}', b'"delivery_tag":"\xff"', message("a"))
+    while client.llen(QUEUE):
+        side.channel._exchange(ALL_STEPS, 8)
+    side.channel.settle()
+    assert ids(side) == ["a"]
+    assert client.hlen("unacked") == 1
+
+
+def test_a_redis_that_has_forgotten_the_script_is_told_it_again(client: redis.Redis, side: Side) -> None:
+    side.connect()
+    client.lpush(QUEUE, message("a"), message("b"))
+    assert side.channel._exchange(ALL_STEPS, 1) == 1
+    client.script_flush()
+    assert side.channel._exchange(ALL_STEPS, 1) == 1
+    assert ids(side) == ["a", "b"]

@@ -284,6 +284,8 @@ def test_a_zygote_ends_with_its_launcher_and_a_fork_does_not(launcher: DetachedL
     replica = launcher.start(command(wanted, "wait"), Resources())
     launcher.close()
     assert gone(zygote.pid)
+    # It puts itself on record, a moment after it was forked.
+    wait_until(DetachedLauncher(launcher._site).list, "the fork to be on record")
     (adopted,) = DetachedLauncher(launcher._site).list()
     assert (adopted.pid, adopted.exit_code()) == (replica.pid, None)
 

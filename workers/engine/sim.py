@@ -30,6 +30,7 @@ from workers.engine.sim_answers import (
     tokens_given,
 )
 from workers.engine.sim_faults import NONE, Fault, fault_in
+from workers.engine.sim_steps import Steps
 from workers.registry import ModelSpec
 
 __all__ = ["SimEngine", "tag_of", "token"]
@@ -41,6 +42,7 @@ class SimEngine:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._running = 0
+        self._steps = Steps(spec.sim.itl_ms / 1000)
         self._awake = asyncio.Event()
         self._awake.set()
 
@@ -120,8 +122,10 @@ class SimEngine:
         for number, frames in enumerate(pieces(plan), start=1):
             if number <= sent:
                 continue
-            if number <= plan.tokens + 1:
+            if number <= 2:
                 await _until(due, clock())
+            elif number <= plan.tokens + 1:
+                await self._steps.reach(due)
             if number > 1:
                 fault.after_tokens(given)
             if 1 < number <= plan.tokens + 1:

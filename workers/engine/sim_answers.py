@@ -23,6 +23,10 @@ EMBEDDING_SIZE = 16
 _FORM = b"sim1:"
 
 
+# Stands for a token while its frame is prepared; no model id or request id has it.
+_MARK = "<<token>>"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one request will be answered with; a pure function of its body."""
@@ -174,8 +178,11 @@ def pieces(plan: Plan) -> Iterator[bytes]:
     role = {"role": "assistant", "content": ""}
     first = b"".join(frame({"index": i, "delta": role, "logprobs": None, "finish_reason": None}) for i in indexes)
     yield first if plan.endpoint == "chat" else b""
+    # What is the same in every frame is written once; a token has nothing in it that JSON would escape.
+    halves = [frame(piece(i, _MARK)).split(_MARK.encode()) for i in indexes]
     for t in range(plan.tokens):
-        yield b"".join(frame(piece(i, token(plan.tag, t))) for i in indexes)
+        text = token(plan.tag, t).encode()
+        yield b"".join(before + text + after for before, after in halves)
     yield b"".join(frame(piece(i, "", plan.finish_reason)) for i in indexes)
     if plan.include_usage:
         yield frame(usage=plan.usage())

@@ -42,6 +42,16 @@ class Shares:
         return seats - min(seats, math.floor(self.headroom * seats))
 
 
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """What a worker is to take next."""
+
+    order: tuple[int, ...]
+    """The priority steps to take from, the one to be served first in front."""
+    most: int
+    """After so many messages, of whatever step, the order may be another."""
+
+
 class Peak:
     """The most of something in the last window, or up to three. The time is an argument, in seconds of any clock.
 
@@ -63,7 +73,7 @@ class Peak:
         return max(self._before, self._now)
 
 
-def pull_order(
+def pull(
     shares: Shares,
     *,
     seats: int,
@@ -72,21 +82,22 @@ def pull_order(
     expected: int = 0,
     crowded: bool = False,
     room: int | None = None,
-) -> tuple[int, ...]:
-    """Return the priority steps to pop, the one to be served first in front, for a worker that holds so much.
+) -> Pull:
+    """Return what a worker takes next that holds so much.
 
     `expected` is how much interactive work it may soon hold again; `crowded`: what is free besides seats
     is for interactive work. `room`: how many may be held together for the interactive ones not to be slowed down;
     None: any number.
     """
-    if interactive + bulk >= seats:
-        return (INTERACTIVE,)
-    if bulk < shares.guaranteed(seats):
-        return (BULK, INTERACTIVE)
+    free = max(0, seats - interactive - bulk)
+    if not free:
+        return Pull((INTERACTIVE,), 0)
+    if (owed := shares.guaranteed(seats) - bulk) > 0:
+        return Pull((BULK, INTERACTIVE), min(free, owed))
     most = shares.fillable(seats) if room is None else min(room, shares.fillable(seats))
-    if not crowded and max(interactive, expected) + bulk < most:
-        return (INTERACTIVE, BULK)
-    return (INTERACTIVE,)
+    if not crowded and (idle := most - max(interactive, expected) - bulk) > 0:
+        return Pull((INTERACTIVE, BULK), min(free, idle))
+    return Pull((INTERACTIVE,), free)
 
 
 def spare(shares: Shares, *, seats: int, limit: int, interactive: int, bulk: int) -> int:

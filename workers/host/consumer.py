@@ -19,7 +19,7 @@ from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
-from workers.host.appetite import ALL_STEPS
+from workers.host.appetite import ALL_STEPS, Pull
 from workers.host.ledger import Ledger
 from workers.host.pool import EnginePool
 
@@ -52,7 +52,9 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         """Make a connection that is not yet open one of our own transport."""
         conn.transport_cls = "workers.host.transport:Transport"
         conn.ledger = self.ledger
-        conn.pull_order = self.pool.pull_order if isinstance(self.pool, EnginePool) else _all_steps
+        # A replica has keys of its own (`tasks.app.take_keys`).
+        self.ledger.alone = isinstance(self.pool, EnginePool)
+        conn.pull = self.pool.pull if isinstance(self.pool, EnginePool) else _one
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         self._on_unreachable(exc, 0)
@@ -94,8 +96,8 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             self.pool.pump()
 
 
-def _all_steps() -> tuple[int, ...]:
-    return ALL_STEPS
+def _one() -> Pull:
+    return Pull(ALL_STEPS, 1)
 
 
 def _drop(message: Any, reason: str) -> None:

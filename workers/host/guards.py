@@ -62,9 +62,11 @@ class DrainPop(bootsteps.StartStopStep):  # type: ignore[misc]
         channel = task_consumer.channel
         try:
             task_consumer.cancel()
+            channel.prompt = True
             if channel._in_poll:
                 channel.end_pop()
                 channel._brpop_read()  # at most the BRPOP's own timeout; no consumer is left, so kombu requeues
+            channel.settle()
         except Exception as error:  # noqa: BLE001 - whatever kombu raises here, the message is given back or was none
             log.debug("drained: %r", error)
 

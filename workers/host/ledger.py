@@ -8,21 +8,44 @@ Celery's hub touches it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Two columns, both empty while all is well."""
+    """All but `held` is empty while all is well."""
 
+    alone: bool = False
+    """Whether nobody else keeps messages under the same keys."""
+    held: set[str] = field(default_factory=set)
+    """Delivery tags of what Celery was given and has not settled."""
     popped: deque[tuple[str, bytes]] = field(default_factory=deque)
     """Redis list and message: out of the queue, and not yet among the unacknowledged."""
     settled: dict[str, bool] = field(default_factory=dict)
     """Delivery tags that must leave the unacknowledged; True: back to their queue."""
+    unsure: bool = False
+    """Messages may be among the unacknowledged that never came here."""
     refused: bool = False
     """Redis answers, and takes no writes: it is full, or read-only."""
 
-    def noted(self) -> None:
-        """The oldest popped message is among the unacknowledged now."""
-        if self.popped:
-            self.popped.popleft()
+    @property
+    def done(self) -> list[str]:
+        return [tag for tag, requeue in self.settled.items() if not requeue]
+
+    @property
+    def rejected(self) -> list[str]:
+        return [tag for tag, requeue in self.settled.items() if requeue]
+
+    @property
+    def known(self) -> set[str]:
+        return self.held | self.settled.keys()
+
+    def settle(self, tag: str, *, requeue: bool) -> None:
+        self.held.discard(tag)
+        self.settled[tag] = requeue
+
+    def forget(self, tags: Iterable[str]) -> None:
+        """Redis knows of these."""
+        for tag in tags:
+            self.settled.pop(tag, None)

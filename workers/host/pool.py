@@ -34,7 +34,7 @@ from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
-from workers.host.appetite import Peak, pull_order
+from workers.host.appetite import Peak, Pull, pull
 from workers.host.coroutine_task import Outcome, body_of, hand_over
 from workers.host.job import Job, Jobs
 from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
@@ -48,7 +48,7 @@ _CLOSE_S = 30.0
 _AROUND_S = 2.0
 EX_FAILURE = 1
 # Of tasks that end together, as bulk work may, the hub finishes so many before it looks for new ones.
-_AT_ONCE = 4
+_AT_ONCE = 8
 
 
 class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
@@ -69,6 +69,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._read_end, self._write_end = socket.socketpair()
         self._read_end.setblocking(False)
         self._write_end.setblocking(False)
+        self._woken = False
         self._dying = False
         self._hurried = False
         self._closed = False
@@ -171,14 +172,14 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         """Return the limit on tasks held; Celery takes a message only below it (`worker_disable_prefetch`)."""
         return 0 if self._dying else self.resident.limit()
 
-    def pull_order(self) -> tuple[int, ...]:
-        """Return the priority steps whose lists are to be popped now, in their order."""
+    def pull(self) -> Pull:
+        """Return what is to be taken now."""
         bulk = self._jobs.bulk
         # What was taken and is not run yet, having been sent with a delay, takes a seat all the same.
         others = max(self._jobs.interactive, len(worker_state.reserved_requests) - bulk)
         now = time.monotonic()
         around = self._around.note(self._jobs.interactive, now)
-        return pull_order(
+        return pull(
             self.resident.shares,
             seats=self.num_processes,
             interactive=others,
@@ -270,9 +271,11 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._wake()
 
     def _wake(self) -> None:
-        # A full pipe holds wake-ups that the hub has not seen yet: one is enough.
-        with contextlib.suppress(BlockingIOError):
-            self._write_end.send(b"\0")
+        if not self._woken:
+            self._woken = True
+            # A full pipe holds wake-ups that the hub has not seen yet: one is enough.
+            with contextlib.suppress(BlockingIOError):
+                self._write_end.send(b"\0")
 
     def _cancel(self, job: Job, reason: str) -> None:
         if job.stop_reason is not None:
@@ -283,8 +286,9 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def _on_posted(self, *_: Any) -> None:
         """On the hub: do what the loop has posted. Must never raise: that would end the worker."""
         with contextlib.suppress(BlockingIOError):
-            while self._read_end.recv(4096):
-                pass
+            self._read_end.recv(4096)
+        # What is posted from here on has to wake us again; what was posted before is found below.
+        self._woken = False
         for _turn in range(min(len(self._posted), _AT_ONCE)):
             call, job, with_ = self._posted.popleft()
             try:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+import orjson
 
 
 def task_message(item: bytes) -> dict[str, Any] | None:
     """Return a message from a queue; None for anything that Celery could not have put there."""
     try:
-        message = json.loads(item)
-    except (ValueError, RecursionError):
+        message = orjson.loads(item)
+    except ValueError:
         return None
     match message:
         case {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import Any
 
@@ -20,6 +20,8 @@ import redis
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 
+from workers.host.appetite import Pull
+from workers.host.exchange import Exchange, Taken, kept
 from workers.host.ledger import Ledger
 from workers.host.task_message import task_message
 
@@ -28,13 +30,16 @@ log = logging.getLogger(__name__)
 # The connection is gone, as opposed to a command that was answered with an error.
 LOST = (OSError, redis.ConnectionError, redis.TimeoutError)
 
+# So many messages come in one round trip; their tasks begin before the hub does anything else.
+_AT_ONCE = 8
+
 
 class QoS(stock.QoS):
-    """kombu's bookkeeping of unacknowledged messages, by way of the ledger. Settling never raises."""
+    """kombu's bookkeeping of unacknowledged messages, by way of the ledger. Asks Redis nothing, and never raises."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        super().append(message, delivery_tag)
-        self.channel.ledger.noted()
+        virtual.QoS.append(self, message, delivery_tag)
+        self.channel.ledger.held.add(delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         self._settle(delivery_tag, requeue=False)
@@ -43,9 +48,10 @@ class QoS(stock.QoS):
         self._settle(delivery_tag, requeue=requeue)
 
     def _settle(self, delivery_tag: str, *, requeue: bool) -> None:
-        self.channel.ledger.settled[delivery_tag] = requeue
+        self.channel.ledger.settle(delivery_tag, requeue=requeue)
         virtual.QoS.ack(self, delivery_tag)
-        self.channel.settle()
+        if self.channel.prompt:
+            self.channel.settle()
 
 
 class Channel(stock.Channel):
@@ -56,11 +62,15 @@ class Channel(stock.Channel):
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self.ledger: Ledger = connection.ledger
+        self.prompt = False
+        """Whether Redis is told of each message at once: no hub turns any more that would tell it."""
         self._shaky = False
         self._refused = False
         self._popping: tuple[Any, int | None] = (None, None)  # a socket, and the number Redis knows it by
         self._asked: tuple[int, ...] = ()  # the priority steps of the pending BRPOP
         self._ending = False
+        self._more = False  # whether there was more than was taken last
+        self._exchanging: Exchange | None = None
         super().__init__(connection, **kwargs)
 
     def accepting(self) -> bool:
@@ -77,11 +87,12 @@ class Channel(stock.Channel):
         self._shaky = True
 
     def settle(self) -> None:
-        """Tell Redis what was settled, unless the connection has just failed to."""
-        if self._shaky:
+        """Tell Redis what was settled since the hub's last turn, unless the connection has just failed to."""
+        if self._shaky or self._refused or not self.ledger.settled:
             return
         try:
-            self._pay()
+            self._exchange()
+            self._put_back()
         except (redis.RedisError, OSError):
             # Waiting again for every further acknowledgement would hold up the hub.
             self._shaky = True
@@ -91,21 +102,28 @@ class Channel(stock.Channel):
         self._shaky = False
         self._refused = False
         try:
-            self._pay()
+            self._recover()
+            if self.ledger.popped or self.ledger.settled:
+                self._exchange()
+            self._put_back()
         except redis.ResponseError as error:
             self._refuse(error)
-        self._hand_in()
 
     def give_up(self) -> None:
         """Put back all this worker still has, at its end. Raises when Redis does not take it."""
-        self._pay()
+        ledger = self.ledger
+        self._exchanger(done=ledger.done, now=time.time())
+        ledger.forget(ledger.done)
+        self._put_back()
         with self.conn_or_acquire() as client:
-            while self.ledger.popped:
-                key, item = self.ledger.popped[0]
+            while ledger.popped:
+                key, item = ledger.popped[0]
                 client.rpush(key, item)
-                self.ledger.noted()
-            for tag in client.hkeys(self.unacked_key):
-                self.qos.restore_by_tag(tag.decode())
+                ledger.popped.popleft()
+            for tag in self._noted(client):
+                # Others may keep theirs under the same key.
+                if ledger.alone or tag in ledger.held:
+                    self.qos.restore_by_tag(tag)
 
     def end_pop(self) -> None:
         """Have Redis answer a pending BRPOP now. Whether with a message or without one is read as ever."""
@@ -125,29 +143,16 @@ class Channel(stock.Channel):
         which the seats that bulk work leaves free are there; and of a list that is no
         longer welcome it takes one message at most. Only when there is nothing to take
         now is it ended, so that the next one waits for all. So a bulk request that
-        follows another into its seat costs an RPOP in place of a BRPOP, and nothing else.
+        follows another into its seat costs no BRPOP.
         """
         while self._in_poll and len(self._asked) < len(self.priority_steps) and not self._ending and self.accepting():
-            fresh = [step for step in self.connection.pull_order() if step not in self._asked]
+            pull = self.connection.pull()
+            fresh = [step for step in pull.order if step not in self._asked]
             if not fresh or stock._socket_readable(self.client.connection._sock):
                 return  # what is there goes first, and the hub comes back here
-            if not self._pop_of(fresh):
+            if not self._exchange(fresh, pull.most) and self.accepting():
                 self.end_pop()
                 return
-
-    def _pop_of(self, steps: list[int]) -> bool:
-        """Take a message of these priorities if there is one. Returns False when there is none."""
-        with self.conn_or_acquire() as client:
-            for key in (self._q_for_pri(queue, step) for step in steps for queue in self.active_queues):
-                try:
-                    item = client.rpop(key)
-                except redis.ResponseError as error:
-                    self._refuse(error)
-                    return True  # nobody knows
-                if item is not None:
-                    self._popped(key, item)
-                    return True
-        return False
 
     def basic_consume(
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **kwargs: Any
@@ -180,8 +185,14 @@ class Channel(stock.Channel):
                 self._popping = (connection._sock, None)
         if not (queues := self._queue_cycle.consume(len(self.active_queues))):
             return
+        if self._more or self.ledger.settled:
+            # What is there comes with the news of what is done; only who finds nothing waits.
+            pull = self.connection.pull()
+            self._exchange(pull.order, pull.most)
+            if not self.qos.can_consume():
+                return
         # kombu asks for all steps, in their own order.
-        self._asked, self._ending = self.connection.pull_order(), False
+        self._asked, self._ending = self.connection.pull().order, False
         keys = [self._q_for_pri(queue, step) for step in self._asked for queue in queues]
         self._in_poll, self._brpop_sent_at = connection, time.monotonic()
         connection.send_command("BRPOP", *keys, self.brpop_timeout if timeout is None else timeout)
@@ -201,13 +212,11 @@ class Channel(stock.Channel):
         if not reply:
             raise Empty
         key, item = reply
-        self._popped(key.decode(), item)
+        self.ledger.popped.append((key.decode(), item))
+        self._queue_cycle.rotate(self._queue_of(key.decode()))
+        pull = self.connection.pull()
+        self._exchange(pull.order, pull.most)
         return True
-
-    def _popped(self, key: str, item: bytes) -> None:
-        self.ledger.popped.append((key, item))
-        self._queue_cycle.rotate(self._queue_of(key))
-        self._hand_in()
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
         try:
@@ -218,35 +227,85 @@ class Channel(stock.Channel):
             _dropped(exchange, type(error).__name__)
             raise Empty from error
 
-    def _hand_in(self) -> None:
-        """Note among the unacknowledged what was popped, and give it to Celery."""
-        while self.ledger.popped:
-            taken = self.ledger.popped[0]
-            queue = self._queue_of(taken[0])
-            if message := task_message(taken[1]):
-                try:
-                    self.connection._deliver(message, queue)
-                except redis.ResponseError as error:
-                    self._refuse(error)
-                    return
-            else:
-                _dropped(queue, "not a task")
-                self.ledger.noted()
+    def _exchange(self, steps: Sequence[int] = (), most: int = 0) -> int:
+        """Tell Redis what was settled and popped, take up to `most` from the lists of `steps`, and hand it to Celery.
+
+        What is popped already counts as taken. Returns how many more that were.
+        """
+        ledger, done = self.ledger, self.ledger.done
+        messages = [(self._queue_of(key), task_message(item), item) for key, item in ledger.popped]
+        wanted = max(0, min(most, _AT_ONCE) - len(messages)) if steps else 0
+        in_hand = {it["properties"]["delivery_tag"]: kept(item, queue) for queue, it, item in messages if it}
+        lists = [(self._q_for_pri(queue, step), queue) for step in steps for queue in self.active_queues]
+        try:
+            taken = self._exchanger(
+                done=done, in_hand=in_hand, most=wanted, lists=lists if wanted else (), now=time.time()
+            )
+        except redis.ResponseError as error:
+            self._refuse(error)
+            return 0
+        except LOST:
+            # Some may have been taken all the same.
+            ledger.unsure = ledger.unsure or wanted > 0
+            raise
+        self._accepted()
+        ledger.forget(done)
+        ledger.popped.clear()
+        self._more = 0 < wanted == len(taken)
+        ready = [(queue, message) for queue, message, _ in messages]
+        ready += [(self._queue_of(it.list), self._read(it)) for it in taken]
+        try:
+            for queue, message in ready:
+                self._hand_over(queue, message)
+        except LOST:
+            ledger.unsure = True
+            raise
+        return len(taken)
+
+    @property
+    def _exchanger(self) -> Exchange:
+        if self._exchanging is None:
+            self._exchanging = Exchange(self.pool, self.unacked_key, self.unacked_index_key)
+        return self._exchanging
+
+    def _read(self, taken: Taken) -> dict[str, Any] | None:
+        """Return the message, under the tag by which it is kept; None for rubbish, which is kept no longer."""
+        message = task_message(taken.item) if taken.tag else None
+        if message is not None:
+            message["properties"]["delivery_tag"] = taken.tag
+        elif taken.tag:
+            self.ledger.settle(taken.tag, requeue=False)
+        return message
+
+    def _hand_over(self, queue: str, message: dict[str, Any] | None) -> None:
+        if message is None:
+            _dropped(queue, "not a task")
+        else:
+            self.connection._deliver(message, queue)
+
+    def _put_back(self) -> None:
+        for tag in self.ledger.rejected:
+            self.qos.restore_by_tag(tag)
+            self.ledger.forget([tag])
+
+    def _recover(self) -> None:
+        """Put back what was taken in an exchange whose answer never came."""
+        ledger = self.ledger
+        if ledger.unsure and ledger.alone:
+            with self.conn_or_acquire() as client:
+                for tag in self._noted(client):
+                    if tag not in ledger.known:
+                        self.qos.restore_by_tag(tag)
+        ledger.unsure = False
+
+    def _noted(self, client: Any) -> list[str]:
+        """Return the tags of what is unacknowledged, the youngest first: what is put back last stands at the front."""
+        return [tag.decode() for tag in client.zrange(self.unacked_index_key, 0, -1, desc=True)]
+
+    def _accepted(self) -> None:
         if self.ledger.refused:
             self.ledger.refused = False
             log.info("redis takes writes again", extra={"event": "redis_accepts"})
-
-    def _pay(self) -> None:
-        settled = self.ledger.settled
-        if done := [tag for tag, requeue in settled.items() if not requeue]:
-            # Not in a transaction: a full Redis refuses those even for what makes it emptier.
-            with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                pipe.hdel(self.unacked_key, *done).zrem(self.unacked_index_key, *done).execute()
-            for tag in done:
-                del settled[tag]
-        for tag in list(settled):
-            self.qos.restore_by_tag(tag)
-            del settled[tag]
 
     def _refuse(self, error: redis.ResponseError) -> None:
         self._refused = True
@@ -262,23 +321,24 @@ class Channel(stock.Channel):
 
 
 class Poller(stock.MultiChannelPoller):
-    """Looks at every turn of the hub whether more lists have become welcome."""
+    """Tells Redis at every turn of the hub what was settled, and looks whether more lists have become welcome."""
 
     def on_poll_start(self) -> None:
         super().on_poll_start()
         for channel in self._channels:
+            channel.settle()
             channel.widen()
 
 
 class Transport(stock.Transport):
-    """Of a connection that carries a `ledger`, and says by `pull_order` which priority steps are popped, in order."""
+    """Of a connection that carries a `ledger`, and says by `pull` what is to be taken."""
 
     Channel = Channel
     cycle: Any = None
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         self.ledger: Ledger = client.ledger
-        self.pull_order: Callable[[], tuple[int, ...]] = client.pull_order
+        self.pull: Callable[[], Pull] = client.pull
         super().__init__(client, **kwargs)
         self.cycle = Poller()
 

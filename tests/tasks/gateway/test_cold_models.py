@@ -15,7 +15,6 @@ import pytest
 import redis
 
 from tasks import keys
-from tasks.connections import async_client
 from tasks.errors import ModelLoadFailedError, PoolExhaustedError, ServingError
 from tasks.gateway.cold_watch import ColdWatch
 from tasks.gateway.followed import Followed
@@ -34,6 +33,7 @@ from tasks.requests.pulse import Pulse
 from tasks.requests.request_store import RequestStore, message_of
 from tasks.serving.claim_store import Claim, ClaimStore, Refusal
 from tasks.settings import Settings
+from tests.serving_line import client_and_line
 from tests.stack import RedisServer
 from tests.tasks.records.test_replicas import FACTS
 from tests.waiting import wait_until
@@ -88,11 +88,8 @@ class Site:
         """Have a worker of `model` take what is next in its queue."""
 
         async def claim() -> Claim | Refusal:
-            client = async_client(self.server.url)
-            try:
-                return await ClaimStore(client, f"{model}-1").claim(request_id, "token")
-            finally:
-                await client.aclose()
+            async with client_and_line(self.server.url) as (client, line):
+                return await ClaimStore(client, line, f"{model}-1").claim(request_id, "token")
 
         assert self.client.rpop(f"model.{model}")
         return asyncio.run(claim())

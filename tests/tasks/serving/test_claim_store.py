@@ -10,7 +10,6 @@ import pytest
 import redis
 
 from tasks import keys
-from tasks.connections import async_client
 from tasks.messages import Call, Done, Endpoint
 from tasks.queues import Priority
 from tasks.requests.dead_letters import DeadLetters
@@ -22,6 +21,7 @@ from tasks.requests.requeue import Cause, Fate
 from tasks.serving.claim_store import Claim, ClaimStore
 from tasks.serving.outlet import Loss, Outlet
 from tasks.serving.streams import StreamWriter
+from tests.serving_line import client_and_line
 from tests.stack import RedisServer
 
 pytestmark = pytest.mark.integration
@@ -81,23 +81,20 @@ class Worker:
         losses: list[Loss] = []
 
         async def main() -> None:
-            client = async_client(self._server.url)
-            writer = StreamWriter(client, "one")
-            writing = asyncio.create_task(writer.run())
-            await writer.end(Outlet(claim.call.id, claim.attempt, losses.append, claim.call.keep_s), Done(body=b"{}"))
-            writing.cancel()
-            await client.aclose()
+            async with client_and_line(self._server.url) as (_, line):
+                writer = StreamWriter(line, "one")
+                writing = asyncio.create_task(writer.run())
+                outlet = Outlet(claim.call.id, claim.attempt, losses.append, claim.call.keep_s)
+                await writer.end(outlet, Done(body=b"{}"))
+                writing.cancel()
 
         asyncio.run(main())
         return losses
 
     def _do(self, work: Callable[[ClaimStore], Awaitable[T]]) -> T:
         async def main() -> T:
-            client = async_client(self._server.url)
-            try:
-                return await work(ClaimStore(client, "one"))
-            finally:
-                await client.aclose()
+            async with client_and_line(self._server.url) as (client, line):
+                return await work(ClaimStore(client, line, "one"))
 
         return asyncio.run(main())
 

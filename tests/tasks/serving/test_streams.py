@@ -13,25 +13,6 @@ from tasks.serving.outlet import Loss, Outlet
 from tasks.serving.streams import GIVE_UP_S, StreamWriter
 
 
-class FakePipeline:
-    def __init__(self, server: FakeRedis) -> None:
-        self._server = server
-        self._commands: list[tuple[Any, ...]] = []
-
-    def execute_command(self, *command: Any) -> None:
-        self._commands.append(command)
-
-    def eval(self, *args: Any) -> None:
-        self._commands.append(("EVAL", *args[1:]))
-
-    def xrevrange(self, key: str, *, count: int) -> None:
-        assert count == 1
-        self._commands.append(("XREVRANGE", key))
-
-    async def execute(self, *, raise_on_error: bool = True) -> list[object]:
-        return await self._server.run(self._commands)
-
-
 class FakeRedis:
     """Keeps streams as Redis does: increasing ids only, and none that does not stand."""
 
@@ -45,11 +26,7 @@ class FakeRedis:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def pipeline(self, *, transaction: bool) -> FakePipeline:
-        assert not transaction
-        return FakePipeline(self)
-
-    async def run(self, commands: list[tuple[Any, ...]]) -> list[object]:
+    async def all(self, commands: list[tuple[Any, ...]]) -> list[object]:
         await self.gate.wait()
         self.round_trips += 1
         replies = [self._one(command) for command in commands]
@@ -65,7 +42,8 @@ class FakeRedis:
         if command[0] == "XREVRANGE":
             return [(record_id.encode(), {}) for record_id, _ in self.streams.get(command[1], [])[-1:]]
         if command[0] != "XADD":
-            self.other.append(command)
+            # Of a script, whose text stands second, what it is given.
+            self.other.append(command if command[0] != "EVAL" else ("EVAL", *command[2:]))
             return 1
         return self._xadd(command)
 
@@ -91,7 +69,7 @@ def written(server: FakeRedis) -> list[tuple[str, bytes]]:
 def scenario(play: Any) -> FakeRedis:
     async def main() -> FakeRedis:
         server = FakeRedis()
-        writer = StreamWriter(server, "w")  # type: ignore[arg-type]  # the fake has what the writer uses
+        writer = StreamWriter(server, "w")  # type: ignore[arg-type]  # the fake has what the writer uses of a line
         running = asyncio.create_task(writer.run())
         try:
             await play(server, writer)
