@@ -154,6 +154,10 @@ class EngineWorker:
         loading = self._state is ReplicaState.STARTING
         return ALIVE_S if loading else ALIVE_S - (time.monotonic() - self._ticked_at)
 
+    def busy(self) -> bool:
+        idle = self._state in (ReplicaState.READY, ReplicaState.SLEEPING)
+        return not idle or self._inference is None or self._inference.busy
+
     async def close(self) -> None:
         pending = set(self._background)
         while pending:
@@ -255,6 +259,9 @@ class EngineWorker:
             self._ticked_at = time.monotonic()
             if self._told_in_flight and not self._engine.load().running:
                 # Somebody may wait for its room.
+                self._heartbeat.soon()
+            elif self.inference.busy and self._heartbeat.resting:
+                # From now on its death would be noticed by those who wait.
                 self._heartbeat.soon()
             await asyncio.sleep(_TICK_S)
 

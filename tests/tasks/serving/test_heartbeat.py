@@ -21,6 +21,9 @@ class Worker:
     def alive_s(self) -> float:
         return 60.0
 
+    def busy(self) -> bool:
+        return False
+
     def replica_facts(self) -> ReplicaFacts:
         return ReplicaFacts(
             id="r",
