@@ -40,7 +40,7 @@ from workers.registry import Registry
 _REDIS_START_S = 60.0
 _TICK_S = 0.25
 # Once everything is up, what models do is looked at this often.
-_NEWS_EVERY_S = 2.0
+_NEWS_EVERY_S = 5.0
 _TAIL_LINES = 15
 
 
