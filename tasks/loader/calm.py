@@ -12,7 +12,7 @@ from workers.placement.facts import Facts
 from workers.replicas import ReplicaState
 
 # So long nobody looks at what says nothing when it changes: a replica that nobody has used for its time to live.
-CALM_S = 10.0
+CALM_S = 15.0
 _STILL = (ReplicaState.READY, ReplicaState.SLEEPING)
 
 

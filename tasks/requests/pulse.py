@@ -1,7 +1,7 @@
 """Who is alive, as Redis knows it: one sorted set of replicas by the time each lives until.
 
 Whoever has work pulses, and looks round, twice a second. Whoever has had none for a while
-does so a fifth as often, and is believed for longer: nobody waits for anything it holds.
+does so a sixth as often, and is believed for longer: nobody waits for anything it holds.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ALIVE_S = 1.8
 LOOKS_APART_S = 0.4
 # The same of who rests: it has had nothing to do for so long.
 RESTS_AFTER_S = 5.0
-RESTING_PULSE_S = 2.5
-RESTING_ALIVE_S = 6.0
+RESTING_PULSE_S = 3.0
+RESTING_ALIVE_S = 7.0
 
 
 class Pace:
@@ -31,7 +31,7 @@ class Pace:
 
     def __init__(self, now: float) -> None:
         self._busy_at = now
-        self._pulsed_at = float("-inf")
+        self._next_at = now
 
     def busy(self, now: float) -> None:
         """It has work, or has seen something that it is to look at again soon."""
@@ -40,12 +40,17 @@ class Pace:
     def resting(self, now: float) -> bool:
         return now - self._busy_at > RESTS_AFTER_S
 
+    def alive_s(self, now: float) -> float:
+        """Return for how long one who pulses now is to be believed."""
+        return RESTING_ALIVE_S if self.resting(now) else ALIVE_S
+
     def pulsed(self, now: float) -> None:
-        self._pulsed_at = now
+        # The first pulse at rest comes as soon as the one before it: that is not believed for longer.
+        self._next_at = now + (RESTING_PULSE_S - PULSE_S / 2 if self.resting(now) else 0.0)
 
     def due(self, now: float) -> bool:
         """Say whether it is time to, for one who asks every `PULSE_S`."""
-        return not self.resting(now) or now - self._pulsed_at >= RESTING_PULSE_S - PULSE_S / 2
+        return now >= self._next_at or not self.resting(now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 
 from tasks import keys
-from tasks.connections import BLOCK_MS, async_client, command_client
+from tasks.connections import BLOCK_MS, async_blocking_client, async_client, command_client
 from tasks.records.circuit import Circuit
 from tasks.records.moves import Move
 from tasks.records.replicas import ReplicaFacts, ReplicaState, advance
@@ -87,6 +87,7 @@ class EngineWorker:
         engine = self._engine = await asyncio.to_thread(engines.create, self._identity.spec)
         await engine.start()
         self._client = async_client(self._settings.redis_url)
+        self._blocking = async_blocking_client(self._settings.redis_url)
         writer = StreamWriter(self._client, self._identity.replica_id)
         claims = ClaimStore(self._client, self._identity.replica_id)
         self._inference = Inference(engine, claims, writer, self._circuit, self._die)
@@ -169,6 +170,7 @@ class EngineWorker:
             await self._engine.close()
         if self._inference is not None:
             await self._client.aclose()
+            await self._blocking.aclose()
         await asyncio.to_thread(self._heartbeat.stop)
 
     def facts(self) -> dict[str, Any]:
@@ -281,7 +283,7 @@ class EngineWorker:
         key, last = keys.control(self._identity.replica_id), b"0"
         while True:
             try:
-                reply: Any = await self._client.execute_command(  # type: ignore[no-untyped-call]  # redis-py's own gap
+                reply: Any = await self._blocking.execute_command(  # type: ignore[no-untyped-call]  # redis-py's own gap
                     "XREAD", "COUNT", 1000, "BLOCK", BLOCK_MS, "STREAMS", key, last
                 )
             except (redis.RedisError, OSError):

@@ -16,7 +16,7 @@ from typing import Protocol
 import redis
 
 from tasks.records.replicas import ReplicaFacts, ReplicaRecord
-from tasks.requests.pulse import ALIVE_S, LOOKS_APART_S, PULSE_S, RESTING_ALIVE_S, Pace, Pulse
+from tasks.requests.pulse import ALIVE_S, LOOKS_APART_S, PULSE_S, Pace, Pulse
 from tasks.requests.reaper import Reaper
 from tasks.requests.sightings import Sightings
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FACTS_S = 2.0
 # Of a worker that rests; two may be lost before its record lapses.
-RESTING_FACTS_S = 4.5
+RESTING_FACTS_S = 8.0
 # Redis could not be told that we live for so long: what we held is certainly somebody else's.
 LEASE_S = 20.0
 _GATEWAY_LOOKS_APART_S = 4.0
@@ -145,10 +145,8 @@ class Heartbeat:
 
     def _beat(self, alive_s: float, began: float) -> None:
         resting = self._pace.resting(began)
-        if resting:
-            alive_s += RESTING_ALIVE_S - ALIVE_S
         # Nothing that it holds could have been forgotten: it holds nothing.
-        look = self._pulse.beat(self._replica_id, alive_s, run_id=not resting)
+        look = self._pulse.beat(self._replica_id, alive_s + self._pace.alive_s(began) - ALIVE_S, run_id=not resting)
         now = time.monotonic()
         restarted = bool(look.run_id) and self._run_id not in ("", look.run_id)
         self._run_id = look.run_id or self._run_id

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 POP_S = 4
 _POP_WITHOUT_END_S = 1
 _SUBCLIENTS_EVERY_S = 15.0
+# A connection that was idle for so long is tried before it is used.
+_PING_AFTER_S = 15
 
 # The connection is gone, as opposed to a command that was answered with an error.
 LOST = (OSError, redis.ConnectionError, redis.TimeoutError)
@@ -67,6 +69,10 @@ class Channel(stock.Channel):
         self._asked: tuple[int, ...] = ()  # the priority steps of the pending BRPOP
         self._ending = False
         super().__init__(connection, **kwargs)
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        # With the interval that a BRPOP is watched by, a PING would go before each.
+        return super()._connparams(asynchronous) | {"health_check_interval": _PING_AFTER_S}
 
     def accepting(self) -> bool:
         """Say whether another message may be taken: Redis took note of the last one."""
