@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -49,6 +49,7 @@ class _Memory:
     asked: set[Asked] = field(default_factory=set)
     loaded: set[str] = field(default_factory=set)
     states: dict[str, ReplicaState] | None = None
+    orders: Sequence[Order] = ()
     launched: dict[str, str] = field(default_factory=dict)
     pids: frozenset[int] = frozenset()
     ends: frozenset[tuple[str, int | None]] | None = None
@@ -145,7 +146,7 @@ class NodeAgent:
             )
             for name, it in replicas.items()
         ]
-        orders = self._orders.of(self._settings.node_id)
+        orders = self._memory.orders = self._orders.of(self._settings.node_id)
         steps = list(agenda(orders, running, self._memory.asked, now, drain_s=self._settings.drain_timeout_s))
         refused = [self._try(step, replicas, told, now) for step in steps]
         self._note_refusals(frozenset(text for text in refused if text is not None))
@@ -293,6 +294,7 @@ class NodeAgent:
             self._registry.current(),
             self._record,
             launched=self._memory.launched,
+            orders=self._memory.orders,
             pids=self._memory.pids,
             up={name for name, state in (self._memory.states or {}).items() if state in _UP},
             problem=self._memory.problem,

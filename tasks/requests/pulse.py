@@ -78,10 +78,10 @@ class Pulse:
 
         Without `run_id`, which costs Redis as much as all the rest, a restart is not noticed.
         """
-        args = [replica_id, int(alive_s * 1000), int(run_id)]
+        args: list[Any] = [replica_id, int(alive_s * 1000), int(run_id)]
         reply: list[Any] = self._pulse(keys=[keys.REPLICAS], args=args)
-        stood, run_id, now_ms, *dead = reply
-        return Look(stood == 1, run_id.decode(), int(now_ms) / 1000, frozenset(name.decode() for name in dead))
+        stood, server, now_ms, *dead = reply
+        return Look(stood == 1, server.decode(), int(now_ms) / 1000, frozenset(name.decode() for name in dead))
 
     def look(self, *, run_id: bool = True) -> Look:
         """Only look round."""

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # How long Redis holds a BRPOP that finds nothing. One whose machine is gone takes a message for so long.
 POP_S = 4
 _POP_WITHOUT_END_S = 1
-_SUBCLIENTS_EVERY_S = 15.0
+_SUBCLIENTS_EVERY_S = 30.0
 # A connection that was idle for so long is tried before it is used.
 _PING_AFTER_S = 15
 
@@ -72,7 +72,8 @@ class Channel(stock.Channel):
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         # With the interval that a BRPOP is watched by, a PING would go before each.
-        return super()._connparams(asynchronous) | {"health_check_interval": _PING_AFTER_S}
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        return params | {"health_check_interval": _PING_AFTER_S}
 
     def accepting(self) -> bool:
         """Say whether another message may be taken: Redis took note of the last one."""

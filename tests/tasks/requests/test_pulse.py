@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from tasks.requests.pulse import ALIVE_S, PULSE_S, RESTING_ALIVE_S, RESTING_PULSE_S, RESTS_AFTER_S, Pace
@@ -26,7 +28,7 @@ def pulses(pace: Pace, until: float, *, busy_until: float = 0.0) -> list[tuple[f
 @pytest.mark.parametrize("busy_s", [0.0, 0.4, 20.0])
 def test_each_pulse_is_believed_until_after_the_next(busy_s: float) -> None:
     told = pulses(Pace(BEGAN), BEGAN + 60, busy_until=BEGAN + busy_s)
-    for (_, believed_until), (at, _) in zip(told, told[1:], strict=False):
+    for (_, believed_until), (at, _) in itertools.pairwise(told):
         assert believed_until - at > ALIVE_S - 1.5 * PULSE_S
 
 
