@@ -19,7 +19,7 @@ from tasks.records import status
 from tasks.settings import Settings, embedded_redis_url
 
 # It looks every two seconds, after every order, and four times a minute while nothing goes on.
-_LOADER_LATE_S = 20.0
+_LOADER_LATE_S = 25.0
 _COLOURS = {
     "ready": "green",
     "healthy": "green",

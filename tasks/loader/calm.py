@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tasks import keys
 from tasks.queues import Priority, model_queue, queue_list
@@ -11,7 +11,7 @@ from workers.placement.actions import Outlook, Plan
 from workers.placement.facts import Facts
 from workers.replicas import ReplicaState
 
-# So long nobody looks at what says nothing when it changes: a replica that nobody has used for its time to live.
+# So long nobody looks at what says nothing when it changes: a replica that has slept for long enough.
 CALM_S = 15.0
 _STILL = (ReplicaState.READY, ReplicaState.SLEEPING)
 
@@ -23,7 +23,8 @@ def calm_s(facts: Facts, decided: Plan, nodes: Iterable[Node], now: float) -> fl
 
     1. Something is done, comes, or is waited for.
     2. Something was due at a certain time.
-    3. A machine would count as dead if it said nothing more.
+    3. A replica would have been unused for its time to live.
+    4. A machine would count as dead if it said nothing more.
     """
     replicas = {replica.id for replica in facts.replicas}
     if (
@@ -37,8 +38,18 @@ def calm_s(facts: Facts, decided: Plan, nodes: Iterable[Node], now: float) -> fl
     due = [CALM_S]
     if decided.again_at is not None:
         due.append(decided.again_at - now)  # 2
-    due += [DEAD_AFTER_S - node.heartbeat_age_s for node in nodes if node.healthy]  # 3
+    due += [left_s for left_s in _unused_in_s(facts, now) if left_s > 0]  # 3
+    due += [DEAD_AFTER_S - node.heartbeat_age_s for node in nodes if node.healthy]  # 4
     return max(0.0, min(due))
+
+
+def _unused_in_s(facts: Facts, now: float) -> Iterator[float]:
+    """Yield after how long each replica that nobody uses would have been unused for its time to live."""
+    models = {model.id: model for model in facts.models}
+    asked_at = {demand.model: demand.last_request_at or 0.0 for demand in facts.demands}
+    for it in facts.replicas:
+        if (model := models.get(it.model)) is not None and model.idle_ttl_s is not None:
+            yield max(it.idle_since, asked_at.get(it.model, 0.0)) + model.idle_ttl_s - now
 
 
 def signs(models: Iterable[str]) -> list[str]:

@@ -30,7 +30,7 @@ POP_S = 4
 _POP_WITHOUT_END_S = 1
 _SUBCLIENTS_EVERY_S = 30.0
 # A connection that was idle for so long is tried before it is used.
-_PING_AFTER_S = 15
+_PING_AFTER_S = 30
 
 # The connection is gone, as opposed to a command that was answered with an error.
 LOST = (OSError, redis.ConnectionError, redis.TimeoutError)

@@ -12,7 +12,7 @@ from tasks.loader.calm import CALM_S, calm_s, signs
 from tasks.records.calm import CalmStore
 from tasks.records.nodes import DEAD_AFTER_S, HEARTBEAT_S, Node, NodeFacts
 from workers.placement.actions import Drain, Explanation, Outlook, Plan
-from workers.placement.facts import Demand, Facts, Replica, Reservation
+from workers.placement.facts import Demand, Facts, Model, Replica, Reservation
 from workers.replicas import ReplicaState
 
 S = ReplicaState
@@ -70,6 +70,15 @@ def test_whoever_is_refused_is_looked_at_again() -> None:
 
 def test_what_is_due_ends_it() -> None:
     assert calm_s(facts(), Plan((), {}, again_at=NOW + 3), [], NOW) == 3
+
+
+def test_who_is_used_no_more_leaves_in_time() -> None:
+    model = Model(id="m", needs=(), seats=1, idle_ttl_s=60.0)
+    used = replace(REPLICA, last_used_at=NOW - 55)
+    seen = replace(facts(used), models=[model])
+    assert calm_s(seen, NOTHING, [], NOW) == 5
+    stays = replace(seen, replicas=[replace(used, last_used_at=NOW - 70)])
+    assert calm_s(stays, NOTHING, [], NOW) == CALM_S, "it is kept whatever becomes of it"
 
 
 def test_a_machine_is_taken_for_dead_in_time() -> None:
