@@ -58,7 +58,7 @@ broker_transport_options = {
     "unacked_restore_interval": 86400,
     "unacked_mutex_expire": 10,
     # A silent Redis holds up the hub for this long at most; a BRPOP that got no answer is given up
-    # after one second and twice the interval.
+    # after `workers.host.transport.POP_S` and twice the interval.
     "socket_timeout": 3,
     "socket_connect_timeout": 2,
     "socket_keepalive": True,

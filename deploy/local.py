@@ -40,7 +40,7 @@ from workers.registry import Registry
 _REDIS_START_S = 60.0
 _TICK_S = 0.25
 # Once everything is up, what models do is looked at this often.
-_NEWS_EVERY_S = 2.0
+_NEWS_EVERY_S = 5.0
 _TAIL_LINES = 15
 
 
@@ -159,7 +159,8 @@ class LocalCluster:
             return
         self._looked_at = now
         self._look_at_flower()
-        sight = readiness.models_now(self._client, self._settings.node_id, preflight.pinned(self._registry))
+        awaited = None if self._ready else self._settings.node_id
+        sight = readiness.models_now(self._client, awaited, preflight.pinned(self._registry))
         if sight is None:
             if not self._ready:
                 self._progress.waiting("loader", "starting", now - self._began)

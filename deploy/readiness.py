@@ -42,10 +42,13 @@ def answers_ok(host: str, port: int, path: str) -> bool:
         connection.close()
 
 
-def models_now(client: redis.Redis, node: str, pinned: Sequence[ModelSpec] = ()) -> Sight | None:
-    """Return how models are; None while Redis does not answer, or the loader has not seen `node` yet."""
+def models_now(client: redis.Redis, node: str | None, pinned: Sequence[ModelSpec] = ()) -> Sight | None:
+    """Return how models are; None while Redis does not answer, or the loader has not seen `node` yet.
+
+    None for `node`: it was seen before.
+    """
     try:
-        if not client.exists(keys.LOADER_RAN) or client.zscore(keys.NODES, node) is None:
+        if node is not None and not (client.exists(keys.LOADER_RAN) and client.zscore(keys.NODES, node) is not None):
             return None
         ready = Counter(facts.model for facts in ReplicaStore(client).all() if facts.state is ReplicaState.READY)
         failures = {it.model: it for it in LoadFailureStore(client).all()}

@@ -18,8 +18,8 @@ from tasks.connections import command_client
 from tasks.records import status
 from tasks.settings import Settings, embedded_redis_url
 
-# It looks every two seconds, and after every order.
-_LOADER_LATE_S = 10.0
+# It looks every two seconds, after every order, and four times a minute while nothing goes on.
+_LOADER_LATE_S = 25.0
 _COLOURS = {
     "ready": "green",
     "healthy": "green",

@@ -55,7 +55,7 @@ else:
     # takes less than a second: by age kombu can tell that it is to be done again.
     app.conf.broker_transport_options |= {
         "visibility_timeout": 15,
-        "unacked_restore_interval": 5,
+        "unacked_restore_interval": 20,
         "unacked_restore_throttle": 1,
     }
 app.conf.engine_drain_s = settings.drain_timeout_s

@@ -19,7 +19,8 @@ COMMAND_CONNECTIONS = 32
 POOL_TIMEOUT_S = 3.0
 # Longest server-side wait of a blocking read. Its socket timeout must be longer, or
 # every quiet read would end in an error.
-BLOCK_MS = 2000
+BLOCK_MS = 5000
+_ANSWER_S = 3.0
 
 
 def refuses_writes(error: Exception) -> bool:
@@ -54,7 +55,7 @@ def blocking_client(url: str) -> redis.Redis:
     """Return a client for one reader that blocks up to `BLOCK_MS` at a time."""
     return redis.Redis.from_url(
         url,
-        socket_timeout=BLOCK_MS / 1000 + 3,
+        socket_timeout=BLOCK_MS / 1000 + _ANSWER_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
         max_connections=4,
@@ -62,10 +63,19 @@ def blocking_client(url: str) -> redis.Redis:
 
 
 def async_client(url: str) -> redis.asyncio.Redis:
-    """Return a client for the coroutines of one engine worker; blocking reads up to `BLOCK_MS` fit."""
+    """Return a client for short commands from the coroutines of one engine worker."""
+    return _async_client(url, COMMAND_TIMEOUT_S)
+
+
+def async_blocking_client(url: str) -> redis.asyncio.Redis:
+    """Return a client for one coroutine that blocks up to `BLOCK_MS` at a time."""
+    return _async_client(url, BLOCK_MS / 1000 + _ANSWER_S)
+
+
+def _async_client(url: str, timeout_s: float) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(
         url,
-        socket_timeout=BLOCK_MS / 1000 + 3,
+        socket_timeout=timeout_s,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         health_check_interval=15,
         retry=AsyncRetry(NoBackoff(), 0),

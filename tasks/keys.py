@@ -19,6 +19,7 @@
 | celerity:loader:lock             | string | loader           | loaders         | LEADS_S of loader.leadership   |
 | celerity:loader:epoch            | string | loader           | loaders         | for ever (one number)          |
 | celerity:loader:ran              | string | loader           | status          | LOADER_RAN_TTL_S               |
+| celerity:loader:calm             | string | loader           | beat            | CALM_S of loader.calm          |
 | celerity:loader:off              | string | operator         | loader          | for ever, while the switch is  |
 | celerity:loader:again            | string | loaders          | loader          | LEADS_S of loader.leadership   |
 | celerity:loadfailures            | hash   | agents, loader   | loader, status  | LOADER_MEMORY_TTL_S            |
@@ -54,7 +55,7 @@ ONCE_TTL_S = 86_400
 PACE_TTL_S = 60
 REAPING_TTL_S = 5
 DEAD_LETTER_TTL_S = 7 * 86_400
-REPLICA_TTL_S = 10
+REPLICA_TTL_S = 20
 LOADER_RAN_TTL_S = 3600
 LOADER_MEMORY_TTL_S = 86_400
 MEASURED_TTL_S = 90 * 86_400
@@ -75,6 +76,7 @@ ORDERS = "celerity:orders"
 LOADER_LOCK = "celerity:loader:lock"
 LOADER_EPOCH = "celerity:loader:epoch"
 LOADER_RAN = "celerity:loader:ran"
+LOADER_CALM = "celerity:loader:calm"
 LOADER_OFF = "celerity:loader:off"
 LOADER_AGAIN = "celerity:loader:again"
 LOAD_FAILURES = "celerity:loadfailures"

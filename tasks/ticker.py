@@ -1,4 +1,7 @@
-"""Beat's scheduler: it has the loader look as everybody else does, so that no two messages wait for that."""
+"""Beat's scheduler: it has the loader look as everybody else does, so that no two messages wait for that.
+
+While the loader has said that nothing goes on, beat only looks whether anything is asked for.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import redis
 from celery.beat import ScheduleEntry, Scheduler
 
 from tasks.connections import command_client
+from tasks.records.calm import CalmStore
 from tasks.records.nudge import TICK, nudge
 
 log = logging.getLogger(__name__)
@@ -27,7 +31,8 @@ class Ticker(Scheduler):  # type: ignore[misc]  # celery ships no types
         if entry.task != TICK:
             return super().apply_async(entry, producer=producer, advance=advance, **kwargs)
         try:
-            nudge(self._client)
+            if not CalmStore(self._client).holds():
+                nudge(self._client)
             self._lost = False
         except (redis.RedisError, OSError) as error:
             if not self._lost:

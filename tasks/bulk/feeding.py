@@ -39,7 +39,8 @@ from workers.registry_watch import RegistryWatch
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.5
-_IDLE_LOOK_EVERY_S = 1.0
+# Whoever hands something in rings as well (`tasks.bulk.wake`).
+_IDLE_LOOK_EVERY_S = 2.4
 _LOOKS_APART_S = 0.05
 _SEE_EVERY_S = 0.5
 _TEND_EVERY_S = 1.0

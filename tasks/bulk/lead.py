@@ -18,6 +18,7 @@ class Lead:
     """Blocking; raises redis.RedisError. `now` is a time of the monotonic clock."""
 
     def __init__(self, client: redis.Redis) -> None:
+        self._client = client
         self._hold = client.register_script(script("hold"))
         self._let_go = client.register_script(script("let_go"))
         self._token = secrets.token_hex(8)
@@ -27,9 +28,16 @@ class Lead:
         """Say whether we lead; asks Redis only when it is time to."""
         if self._renewed_at is not None and now - self._renewed_at < RENEW_S:
             return True
-        ours = bool(self._hold(keys=[keys.BULK_LOCK], args=[self._token, int(LEADS_S * 1000)]))
+        ours = self._renewed() or bool(self._hold(keys=[keys.BULK_LOCK], args=[self._token, int(LEADS_S * 1000)]))
         self._renewed_at = now if ours else None
         return ours
+
+    def _renewed(self) -> bool:
+        """Prolong the lock if we had it. Where another has it by now, that is prolonged: it does no harm."""
+        if self._renewed_at is None:
+            return False
+        holder: object = self._client.getex(keys.BULK_LOCK, px=int(LEADS_S * 1000))
+        return holder == self._token.encode()
 
     def doubt(self) -> None:
         """Have the next `held` ask Redis: the connection was lost."""

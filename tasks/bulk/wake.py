@@ -15,7 +15,7 @@ _LENGTH = 100
 
 
 def wake(client: redis.Redis, batch_id: str) -> None:
-    """Tell the feeder to look now. That Redis is out of reach fails nobody: it looks by itself within a second."""
+    """Tell the feeder to look now. That Redis is out of reach fails nobody: it looks by itself within three seconds."""
     try:
         with client.pipeline(transaction=True) as commands:
             commands.xadd(keys.BULK_WAKE, {"batch": batch_id}, maxlen=_LENGTH, approximate=True)

@@ -8,6 +8,7 @@ the model means that one as well.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -24,9 +25,12 @@ from workers.placement.actions import Explanation
 
 log = logging.getLogger(__name__)
 
+# While no answer is awaited. With the first one that is, it is read at once.
+_READ_AGAIN_S = 5.0
+
 
 class ColdWatch:
-    """Blocking; raises redis.RedisError. `turn` is called by one thread, about twice a second."""
+    """Blocking; raises redis.RedisError. `turn` is called by one thread, about twice a second while answers are due."""
 
     def __init__(self, client: redis.Redis, store: RequestStore, ready: ReadyModels) -> None:
         self._client = client
@@ -36,6 +40,9 @@ class ColdWatch:
 
     def turn(self, followed: Iterable[Followed]) -> None:
         """Look which models are ready, and after those of `followed` that wait for another one."""
+        followed = list(followed)
+        if not followed and time.monotonic() - self._ready.read_at < _READ_AGAIN_S:
+            return
         self._ready.read()
         cold = [it for it in followed if it.waits and it.call.model not in self._ready]
         if not cold:

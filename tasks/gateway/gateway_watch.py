@@ -25,7 +25,7 @@ from tasks.gateway.cold_watch import ColdWatch
 from tasks.gateway.followed import Followed
 from tasks.messages import Call, Failed, parse_id
 from tasks.requests.inbox import Inbox
-from tasks.requests.pulse import LOOKS_APART_S, PULSE_S, Pulse
+from tasks.requests.pulse import LOOKS_APART_S, PULSE_S, RESTING_PULSE_S, Pace, Pulse
 from tasks.requests.reaper import Reaper
 from tasks.requests.request_store import RequestStore
 from tasks.requests.sightings import Sightings
@@ -85,7 +85,11 @@ class GatewayWatch:
         self._readmit = readmit
         self._pulse = Pulse(client)
         self._reaper = Reaper(client)
-        self._replicas = Sightings(apart_s=LOOKS_APART_S, now=time.monotonic())
+        now = time.monotonic()
+        self._replicas = Sightings(apart_s=LOOKS_APART_S, now=now)
+        self._pace = Pace(now)
+        self._suspects = False
+        self._resting = False
         self._followed: dict[Inbox, Followed] = {}
         self._read_out: list[str] = []
         self._to_cancel: deque[Call] = deque(maxlen=_MOST_TO_CANCEL)
@@ -93,7 +97,8 @@ class GatewayWatch:
         self._refreshed_at = float("-inf")
         self._losses = 0
         self._run_id = ""
-        self._stopped = threading.Event()
+        self._stopping = False
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gateway-watch", daemon=True)
 
     def start(self) -> None:
@@ -102,12 +107,15 @@ class GatewayWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._stopping = True
+        self._wake.set()
         self._thread.join(10)
 
     def add(self, it: Followed) -> None:
         """Look after an answer."""
         self._followed[it.inbox] = it
+        if self._resting:
+            self._wake.set()
 
     def remove(self, inbox: Inbox, *, read_out: bool) -> None:
         """Look after it no longer; remove its stream as well when it was read to its end and nobody else may come."""
@@ -118,17 +126,27 @@ class GatewayWatch:
     def cancel(self, call: Call) -> None:
         """Cancel a call as soon as Redis takes it; until then its worker may run it for nobody."""
         self._to_cancel.append(replace(call, body=b""))
+        if self._resting:
+            self._wake.set()
 
     def _run(self) -> None:
-        while not self._stopped.wait(PULSE_S):
+        while not self._stopping:
+            self._wake.wait(RESTING_PULSE_S if self._resting else PULSE_S)
+            self._wake.clear()
             self._turn()
 
     def _turn(self) -> None:
         began = time.monotonic()
+        if self._followed or self._to_cancel or self._suspects:
+            self._pace.busy(began)
+        self._resting = self._pace.resting(began)
         try:
-            look = self._pulse.look()
+            # While no answer is awaited, none can be forgotten.
+            look = self._pulse.look(run_id=not self._resting)
             now = time.monotonic()
-            restarted, self._run_id = self._run_id not in ("", look.run_id), look.run_id
+            restarted = bool(look.run_id) and self._run_id not in ("", look.run_id)
+            self._run_id = look.run_id or self._run_id
+            self._suspects = bool(look.dead)
             if now - began > _SLOW_S:
                 self._replicas.disturbed(now)
             for replica_id in self._replicas.certain(look.dead, now):

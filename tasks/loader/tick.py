@@ -1,5 +1,7 @@
 """The loader: observe → plan → apply, every two seconds and whenever somebody waits for a cold model.
 
+While nothing is asked for and nothing moves, it says that it need not look so often.
+
 The thin shell round `workers.placement.plan`. It keeps nothing: what one tick has to tell
 the next is in Redis, so a tick may be lost, doubled, or die at any line.
 """
@@ -18,7 +20,9 @@ import redis
 from tasks import keys
 from tasks.failpoints import failpoint
 from tasks.loader import cluster_facts
+from tasks.loader.calm import calm_s, signs
 from tasks.loader.leadership import Leadership
+from tasks.records.calm import CalmStore
 from tasks.records.demands import DemandStore, Memory, demand
 from tasks.records.load_failures import LoadFailureStore
 from tasks.records.measurements import MeasurementStore
@@ -71,6 +75,7 @@ class Loader:
         self._wishes = WishStore(client)
         self._outlooks = OutlookStore(client)
         self._measurements = MeasurementStore(client)
+        self._calm = CalmStore(client)
 
     def tick(self, registry: Registry) -> Turn:
         """Look at everything and order what follows; nothing when another loader is at it, which looks again then."""
@@ -113,6 +118,7 @@ class Loader:
         self._demands.remember(_scaled(memories, decided.actions, orders, now))
         self._settle(wishes, facts)
         self._client.set(keys.LOADER_RAN, str(now), ex=keys.LOADER_RAN_TTL_S)
+        self._calm.say(signs(names), calm_s(facts, decided, nodes, now))
         return Turn(led=True, again_in_s=None if decided.again_at is None else max(0.0, decided.again_at - now))
 
     def _living(

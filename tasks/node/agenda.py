@@ -87,6 +87,18 @@ _ENDING = (ReplicaState.DRAINING, ReplicaState.STOPPED)
 _TOLD = (ReplicaState.SLEEPING, ReplicaState.READY)
 
 
+def settled(orders: Sequence[Order], running: Sequence[Running]) -> bool:
+    """Say whether all that is ordered is so, and nothing else runs: then nothing changes by itself."""
+    states = {it.replica: None if it.ended else it.state for it in running}
+    return states.keys() == {order.replica for order in orders} and all(
+        _stands(order, states[order.replica]) for order in orders
+    )
+
+
+def _stands(order: Order, state: ReplicaState | None) -> bool:
+    return state in _TOLD and order.told in (state, ReplicaState.STARTING)
+
+
 def agenda(
     orders: Sequence[Order], running: Sequence[Running], asked: Collection[Asked], now: float, *, drain_s: float
 ) -> Iterator[Step]:

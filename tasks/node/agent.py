@@ -1,5 +1,8 @@
 """The agent of one machine: it makes what runs here what the loader has ordered, and says how the machine is.
 
+It looks twice a second at what runs here; at what Redis says as often while anything is
+under way, and else when it is woken, or beats.
+
 It remembers nothing that matters: what runs is asked of the launcher, what should run of
 Redis. So it may be killed and started again at any moment.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -17,7 +20,7 @@ import redis
 
 from tasks.failpoints import failpoint
 from tasks.node.adoption import adopted
-from tasks.node.agenda import Adopt, Asked, Bury, Kill, Launch, Running, Step, Tell, Terminate, Void, agenda
+from tasks.node.agenda import Adopt, Asked, Bury, Kill, Launch, Running, Step, Tell, Terminate, Void, agenda, settled
 from tasks.node.machine import Machine
 from tasks.node.track_record import TrackRecord
 from tasks.records.moves import Move, tell
@@ -46,8 +49,13 @@ class _Memory:
     asked: set[Asked] = field(default_factory=set)
     loaded: set[str] = field(default_factory=set)
     states: dict[str, ReplicaState] | None = None
+    orders: Sequence[Order] = ()
     launched: dict[str, str] = field(default_factory=dict)
     pids: frozenset[int] = frozenset()
+    ends: frozenset[tuple[str, int | None]] | None = None
+    """Replica and exit code, as the launcher told them at the latest turn; None: it could not."""
+    settled: bool = False
+    """Whether all was as ordered then."""
     refusals: frozenset[str] = frozenset()
     """What the launcher refused at the latest look; it is not said again as long as it goes on."""
     problem: str = ""
@@ -74,15 +82,17 @@ class NodeAgent:
 
     def run(self) -> None:
         """Work until `stop`. What was launched goes on running."""
+        woken = True
         while not self._stopping:
             try:
-                self._turn()
+                if woken or not self._memory.settled or self._machine.is_due or self._differs():
+                    self._turn()
             except (redis.RedisError, OSError) as error:
                 log.debug("no turn: %r", error)
             except Exception:
                 # The thread's boundary: without its agent the machine would soon count as dead.
                 log.exception("agent broke", extra={"event": "agent_broke"})
-            self._woken.wait(TURN_S)
+            woken = self._woken.wait(TURN_S)
             self._woken.clear()
         self._machine.close()
 
@@ -94,7 +104,16 @@ class NodeAgent:
         self._stopping = True
         self._woken.set()
 
+    def _differs(self) -> bool:
+        """Say whether anything here is not as it was at the latest turn. Redis is asked nothing."""
+        self._look_at_models()
+        try:
+            return self._machine.is_new or _ends(self._launcher.list()) != self._memory.ends
+        except LaunchError:
+            return True
+
     def _turn(self) -> None:
+        self._memory.settled, self._memory.ends = False, None
         self._record.remember()
         self._look_at_models()
         now = redis_time(self._client)
@@ -113,6 +132,7 @@ class NodeAgent:
     def _follow_orders(self, now: float) -> bool:
         """Do what is due; say whether anything has changed."""
         replicas = {replica.name: replica for replica in self._launcher.list()}
+        ends = _ends(replicas.values())
         told = {facts.id: facts for facts in self._replicas.of(replicas)}
         changed = self._note_states(told, now)
         self._machine.measure(replicas, told, self._registry.current())
@@ -126,7 +146,7 @@ class NodeAgent:
             )
             for name, it in replicas.items()
         ]
-        orders = self._orders.of(self._settings.node_id)
+        orders = self._memory.orders = self._orders.of(self._settings.node_id)
         steps = list(agenda(orders, running, self._memory.asked, now, drain_s=self._settings.drain_timeout_s))
         refused = [self._try(step, replicas, told, now) for step in steps]
         self._note_refusals(frozenset(text for text in refused if text is not None))
@@ -138,7 +158,10 @@ class NodeAgent:
         there = self._launcher.list()
         self._memory.launched = {it.name: it.model for it in there if it.exit_code() is None}
         self._memory.pids = frozenset(it.pid for it in there)
-        return changed or None in refused
+        changed = changed or None in refused
+        self._memory.ends = ends
+        self._memory.settled = not changed and not refused and settled(orders, running)
+        return changed
 
     def _able(self) -> bool:
         """Say whether that is news."""
@@ -271,11 +294,16 @@ class NodeAgent:
             self._registry.current(),
             self._record,
             launched=self._memory.launched,
+            orders=self._memory.orders,
             pids=self._memory.pids,
             up={name for name, state in (self._memory.states or {}).items() if state in _UP},
             problem=self._memory.problem,
             now=now,
         )
+
+
+def _ends(replicas: Iterable[Replica]) -> frozenset[tuple[str, int | None]]:
+    return frozenset((replica.name, replica.exit_code()) for replica in replicas)
 
 
 def _allowed_mib(order: Order, devices: tuple[Device, ...]) -> int | None:

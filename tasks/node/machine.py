@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import psutil
 import redis
@@ -12,7 +12,7 @@ from tasks.node.measurer import Measurer
 from tasks.node.track_record import TrackRecord
 from tasks.node.weights_ahead import WeightsAhead
 from tasks.records.nodes import HEARTBEAT_S, NodeFacts, NodeStore
-from tasks.records.orders import OrderStore
+from tasks.records.orders import Order
 from tasks.records.replicas import ReplicaFacts
 from tasks.settings import Settings
 from workers.devices import Device
@@ -31,7 +31,6 @@ class Machine:
         self._id = settings.node_id
         self._inventory = Inventory(memory_mib=settings.memory_mib)
         self._nodes = NodeStore(client)
-        self._orders = OrderStore(client)
         self._measurer = Measurer(client, self._inventory)
         self._ahead = WeightsAhead(client)
         self._devices: tuple[Device, ...] = ()
@@ -83,6 +82,7 @@ class Machine:
         record: TrackRecord,
         *,
         launched: Mapping[str, str],
+        orders: Sequence[Order],
         pids: Collection[int],
         up: Collection[str],
         problem: str,
@@ -101,7 +101,7 @@ class Machine:
             ram_free_mib=free_mib,
             problem=problem,
         )
-        self._nodes.beat(facts)
+        self._nodes.beat(facts, now)
         self._beaten_at = time.monotonic()
         models = {model for name, model in launched.items() if name in up}
-        self._ahead.follow(registry, self._orders.of(self._id), models, free_mib=free_mib)
+        self._ahead.follow(registry, orders, models, free_mib=free_mib)

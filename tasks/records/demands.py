@@ -78,10 +78,10 @@ class DemandStore:
 
     def memories(self, models: Iterable[str]) -> dict[str, Memory]:
         names = list(models)
-        pipe = self._client.pipeline(transaction=False)
-        for name in names:
-            pipe.get(keys.demand(name))
-        return {name: _memory(text) for name, text in zip(names, pipe.execute(), strict=True)}
+        if not names:
+            return {}
+        found = cast("list[bytes | None]", self._client.mget([keys.demand(name) for name in names]))
+        return {name: _memory(text) for name, text in zip(names, found, strict=True)}
 
     def remember(self, memories: Mapping[str, Memory]) -> None:
         pipe = self._client.pipeline(transaction=False)

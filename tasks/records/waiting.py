@@ -31,11 +31,14 @@ def read(client: redis.Redis, models: Iterable[str], now: float) -> dict[str, di
     pipe = client.pipeline(transaction=False)
     for key in lists.values():
         pipe.llen(key)
-        pipe.lindex(key, -1)  # kombu pushes on the left and pops on the right
-    replies: list[Any] = pipe.execute()
-    admitted = _admitted(client, [raw for raw in replies[1::2] if raw])
-    found: dict[str, dict[Priority, Waiting]] = {name: {} for name in names}
-    for (name, level), count, raw in zip(lists, replies[::2], replies[1::2], strict=True):
+    counts: list[int] = pipe.execute()
+    waiting = {place: count for place, count in zip(lists, counts, strict=True) if count}
+    for place in waiting:
+        pipe.lindex(lists[place], -1)  # kombu pushes on the left and pops on the right
+    oldest: list[Any] = pipe.execute() if waiting else []
+    admitted = _admitted(client, [raw for raw in oldest if raw])
+    found = {name: dict.fromkeys(Priority, NOTHING) for name in names}
+    for ((name, level), count), raw in zip(waiting.items(), oldest, strict=True):
         at = admitted.get(raw)
         found[name][level] = Waiting(count, None if at is None else max(0.0, now - at))
     return found

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 
 from tasks import keys
-from tasks.connections import BLOCK_MS, async_client, command_client
+from tasks.connections import BLOCK_MS, async_blocking_client, async_client, command_client
 from tasks.records.circuit import Circuit
 from tasks.records.moves import Move
 from tasks.records.replicas import ReplicaFacts, ReplicaState, advance
@@ -88,6 +88,7 @@ class EngineWorker:
         engine = self._engine = await asyncio.to_thread(engines.create, self._identity.spec)
         await engine.start()
         self._client = async_client(self._settings.redis_url)
+        self._blocking = async_blocking_client(self._settings.redis_url)
         self._line = Line(self._client)
         writer = StreamWriter(self._line, self._identity.replica_id)
         claims = ClaimStore(self._client, self._line, self._identity.replica_id)
@@ -156,6 +157,10 @@ class EngineWorker:
         loading = self._state is ReplicaState.STARTING
         return ALIVE_S if loading else ALIVE_S - (time.monotonic() - self._ticked_at)
 
+    def busy(self) -> bool:
+        idle = self._state in (ReplicaState.READY, ReplicaState.SLEEPING)
+        return not idle or self._inference is None or self._inference.busy
+
     async def close(self) -> None:
         pending = set(self._background)
         while pending:
@@ -168,6 +173,7 @@ class EngineWorker:
         if self._inference is not None:
             await self._line.close()
             await self._client.aclose()
+            await self._blocking.aclose()
         await asyncio.to_thread(self._heartbeat.stop)
 
     def facts(self) -> dict[str, Any]:
@@ -259,6 +265,9 @@ class EngineWorker:
             if self._told_in_flight and not self._engine.load().running:
                 # Somebody may wait for its room.
                 self._heartbeat.soon()
+            elif self.inference.busy and self._heartbeat.resting:
+                # From now on its death would be noticed by those who wait.
+                self._heartbeat.soon()
             await asyncio.sleep(_TICK_S)
 
     async def _watch(self) -> None:
@@ -277,7 +286,7 @@ class EngineWorker:
         key, last = keys.control(self._identity.replica_id), b"0"
         while True:
             try:
-                reply: Any = await self._client.execute_command(  # type: ignore[no-untyped-call]  # redis-py's own gap
+                reply: Any = await self._blocking.execute_command(  # type: ignore[no-untyped-call]  # redis-py's own gap
                     "XREAD", "COUNT", 1000, "BLOCK", BLOCK_MS, "STREAMS", key, last
                 )
             except (redis.RedisError, OSError):

@@ -1,4 +1,4 @@
-"""A worker's sign of life: a thread that pulses twice a second, and writes what the worker is and does.
+"""A worker's sign of life: a thread that pulses twice a second while there is work, and writes what the worker is.
 
 It beats while the engine loads, which may block the loop for long, and from then on only
 while the loop runs: a worker whose loop hangs must look dead. It also looks round for
@@ -16,13 +16,15 @@ from typing import Protocol
 import redis
 
 from tasks.records.replicas import ReplicaFacts, ReplicaRecord
-from tasks.requests.pulse import LOOKS_APART_S, PULSE_S, Pulse
+from tasks.requests.pulse import ALIVE_S, LOOKS_APART_S, PULSE_S, Pace, Pulse
 from tasks.requests.reaper import Reaper
 from tasks.requests.sightings import Sightings
 
 log = logging.getLogger(__name__)
 
 FACTS_S = 2.0
+# Of a worker that rests; two may be lost before its record lapses.
+RESTING_FACTS_S = 8.0
 # Redis could not be told that we live for so long: what we held is certainly somebody else's.
 LEASE_S = 20.0
 _GATEWAY_LOOKS_APART_S = 4.0
@@ -37,6 +39,10 @@ class Beating(Protocol):
 
     def alive_s(self) -> float:
         """Return for how long the worker may be thought alive from now on; 0 or less: not at all."""
+        ...
+
+    def busy(self) -> bool:
+        """Say whether anybody would notice at once if the worker were dead: it loads, works, or is about to end."""
         ...
 
     def replica_facts(self) -> ReplicaFacts: ...
@@ -72,11 +78,14 @@ class Heartbeat:
         now = time.monotonic()
         self._replicas = Sightings(apart_s=LOOKS_APART_S, now=now)
         self._gateways = Sightings(apart_s=_GATEWAY_LOOKS_APART_S, now=now)
+        self._pace = Pace(now)
+        self._suspects = False
         self._beaten_at: float | None = None
         self._lease_lost = False
         self._run_id = ""
         self._ahead_s = 0.0
         self._facts_at = float("-inf")
+        self._soon = False
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -85,8 +94,13 @@ class Heartbeat:
         self._thread.start()
 
     def soon(self) -> None:
-        self._facts_at = float("-inf")
+        self._soon = True
         self._wake.set()
+
+    @property
+    def resting(self) -> bool:
+        """Whether it pulses seldom, as there is no work."""
+        return self._pace.resting(time.monotonic())
 
     def stop(self) -> None:
         """End, and take the replica out of Redis."""
@@ -107,13 +121,20 @@ class Heartbeat:
 
     def _turn(self) -> None:
         began = time.monotonic()
+        if soon := self._soon:
+            self._soon, self._facts_at = False, float("-inf")
         alive_s = self._worker.alive_s()
         if alive_s <= 0:
             if alive_s < -HUNG_S:
                 self._worker.on_hang()
             return
+        if soon or self._suspects or self._worker.busy():
+            self._pace.busy(began)
+        if not self._pace.due(began):
+            return
         try:
             self._beat(alive_s, began)
+            self._pace.pulsed(began)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: without it the worker only seems to live
             self._report(error)
             self._disturbed()
@@ -123,9 +144,12 @@ class Heartbeat:
                 self._worker.on_lease_lost()
 
     def _beat(self, alive_s: float, began: float) -> None:
-        look = self._pulse.beat(self._replica_id, alive_s)
+        resting = self._pace.resting(began)
+        # Nothing that it holds could have been forgotten: it holds nothing.
+        look = self._pulse.beat(self._replica_id, alive_s + self._pace.alive_s(began) - ALIVE_S, run_id=not resting)
         now = time.monotonic()
-        restarted, self._run_id = self._run_id not in ("", look.run_id), look.run_id
+        restarted = bool(look.run_id) and self._run_id not in ("", look.run_id)
+        self._run_id = look.run_id or self._run_id
         if restarted or (self._beaten_at is not None and not look.stood):
             log.info("thought dead", extra={"event": "replica_lapsed", "replica": self._replica_id})
             self._facts_at = float("-inf")
@@ -135,9 +159,10 @@ class Heartbeat:
             self._disturbed()
         else:
             self._ahead_s = time.time() - look.at
+        self._suspects = bool(look.dead)
         for replica_id in self._replicas.certain(look.dead - {self._replica_id}, now):
             self._reaper.reap(replica_id, meanwhile=self._pulse_on)
-        if now - self._facts_at >= FACTS_S:
+        if now - self._facts_at >= (RESTING_FACTS_S if resting else FACTS_S):
             self._facts_at = now
             facts = dataclasses.replace(self._worker.replica_facts(), clock_ahead_s=round(self._ahead_s, 2))
             missing = self._record.beat(facts, self._worker.waiting_gateways())

@@ -6,16 +6,19 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.events import EventReceiver
+from celery.worker.control import Panel
+from celery.worker.heartbeat import Heart
 
 from tasks.messages import Call, Done, Failed, Started
 from tests.stack import Stack, chat, read, stack
 from tests.waiting import wait_until
-from workers.host.monitoring import LAPSE_S, look
+from workers.host.monitoring import LAPSE_S, WATCHED_BEAT_S, look
 
 MODELS = """
 models:
@@ -118,12 +121,22 @@ def test_every_end_of_a_request_is_told_by_its_name(running: Stack, monitor: Mon
 class _Dispatcher:
     def __init__(self) -> None:
         self.groups = {"worker", "task"}
+        self.enabled = True
+        self.on_enabled: set[object] = set()
+        self.on_disabled: set[object] = set()
+        self.sent: list[float] = []
+
+    def send(self, event: str, *, freq: float, **facts: object) -> None:
+        """Note of each sign of life how soon the next one is to come."""
+        self.sent.append(freq)
 
 
 @dataclass
 class _Consumer:
     events_asked_at: float | None
     event_dispatcher: _Dispatcher | None = field(default_factory=_Dispatcher)
+    unwatched_beat_s: float | None = None
+    heart: Heart | None = None
 
     @property
     def tells(self) -> bool:
@@ -138,6 +151,36 @@ def test_events_lapse_when_nobody_asks_for_them_again() -> None:
     look(consumer, 100.0 + LAPSE_S)
     assert not consumer.tells
     assert consumer.events_asked_at is None
+
+
+class _Timer:
+    """Of the hub: what it calls again and again, by how often."""
+
+    def __init__(self) -> None:
+        self.calls: list[float] = []
+
+    def call_repeatedly(self, interval_s: float, call: object, args: object) -> float:
+        self.calls.append(interval_s)
+        return interval_s
+
+    def cancel(self, interval_s: float) -> None:
+        self.calls.remove(interval_s)
+
+
+def test_heartbeats_come_oftener_while_somebody_watches() -> None:
+    timer, dispatcher = _Timer(), _Dispatcher()
+    heart = Heart(timer, dispatcher, 15)
+    heart.start()
+    consumer = _Consumer(events_asked_at=None, event_dispatcher=dispatcher, heart=heart)
+    for _ in range(2):
+        Panel.data["enable_events"](SimpleNamespace(consumer=consumer))
+        assert timer.calls == [WATCHED_BEAT_S]
+    asked_at = consumer.events_asked_at
+    assert asked_at is not None
+    look(consumer, asked_at + LAPSE_S)
+    assert timer.calls == [15]
+    # A monitor believes a heartbeat for as long as it says that the next one takes.
+    assert dispatcher.sent == [15, WATCHED_BEAT_S, 15]
 
 
 def test_events_that_a_worker_was_started_with_stay() -> None:

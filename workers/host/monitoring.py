@@ -3,7 +3,8 @@
 A monitor such as Flower switches a worker's task events on and asks again every five seconds.
 Nothing in Celery switches them off when the monitor has been killed, and they cost a worker
 a good part of what it does for a short answer. So what was asked for lapses here. A worker
-that was started with `-E` sends them always.
+that was started with `-E` sends them always. Heartbeats, by which a monitor tells who has
+died, come oftener while it asks.
 
 Celery sends what has come together in one turn of the hub, which is one or two events; most
 of their price is that of the message. Here they wait for each other a tenth of a second.
@@ -20,6 +21,7 @@ from celery.worker.control import Panel, control_command
 
 # Several of a monitor's questions may be lost.
 LAPSE_S = 30.0
+WATCHED_BEAT_S = 5.0
 _LOOK_S = 5.0
 _GATHER_S = 0.1
 _GATHER_MOST = 256
@@ -31,6 +33,7 @@ _stock = Panel.data["enable_events"]
 def enable_events(state: Any, **kwargs: Any) -> Any:
     """Tell worker(s) to send task-related events for half a minute."""
     state.consumer.events_asked_at = time.monotonic()
+    _beat_every(state.consumer, WATCHED_BEAT_S)
     return _stock(state, **kwargs)
 
 
@@ -41,6 +44,7 @@ class Lapse(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         consumer.events_asked_at = None
+        consumer.unwatched_beat_s = None
         self._timer: Any = None
         super().__init__(consumer, **kwargs)
 
@@ -89,3 +93,16 @@ def look(consumer: Any, now: float) -> None:
         return
     consumer.events_asked_at = None
     dispatcher.groups.discard("task")
+    _beat_every(consumer, consumer.unwatched_beat_s)
+
+
+def _beat_every(consumer: Any, interval_s: float | None) -> None:
+    """Have heartbeats come so often, and say how often that is; None: as they do."""
+    heart = getattr(consumer, "heart", None)
+    if heart is None or heart.tref is None or interval_s is None or heart.interval == interval_s:
+        return
+    consumer.unwatched_beat_s = consumer.unwatched_beat_s or heart.interval
+    heart.timer.cancel(heart.tref)
+    heart.interval = interval_s
+    heart._send("worker-heartbeat")
+    heart.tref = heart.timer.call_repeatedly(interval_s, heart._send, ("worker-heartbeat",))

@@ -27,6 +27,13 @@ from workers.host.task_message import task_message
 
 log = logging.getLogger(__name__)
 
+# How long Redis holds a BRPOP that finds nothing. One whose machine is gone takes a message for so long.
+POP_S = 4
+_POP_WITHOUT_END_S = 1
+_SUBCLIENTS_EVERY_S = 30.0
+# A connection that was idle for so long is tried before it is used.
+_PING_AFTER_S = 30
+
 # The connection is gone, as opposed to a command that was answered with an error.
 LOST = (OSError, redis.ConnectionError, redis.TimeoutError)
 
@@ -72,6 +79,11 @@ class Channel(stock.Channel):
         self._more = False  # whether there was more than was taken last
         self._exchanging: Exchange | None = None
         super().__init__(connection, **kwargs)
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        # With the interval that a BRPOP is watched by, a PING would go before each.
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        return params | {"health_check_interval": _PING_AFTER_S}
 
     def accepting(self) -> bool:
         """Say whether another message may be taken: Redis took note of the last one."""
@@ -195,7 +207,10 @@ class Channel(stock.Channel):
         self._asked, self._ending = self.connection.pull().order, False
         keys = [self._q_for_pri(queue, step) for step in self._asked for queue in queues]
         self._in_poll, self._brpop_sent_at = connection, time.monotonic()
-        connection.send_command("BRPOP", *keys, self.brpop_timeout if timeout is None else timeout)
+        if timeout is None:
+            # One that cannot be ended when the worker drains ends soon by itself.
+            timeout = self.brpop_timeout if self._popping[1] is not None else _POP_WITHOUT_END_S
+        connection.send_command("BRPOP", *keys, timeout)
 
     def _brpop_read(self, **options: Any) -> bool:
         try:
@@ -323,6 +338,15 @@ class Channel(stock.Channel):
 class Poller(stock.MultiChannelPoller):
     """Tells Redis at every turn of the hub what was settled, and looks whether more lists have become welcome."""
 
+    _subclients_at = float("-inf")
+
+    def maybe_check_subclient_health(self) -> None:
+        # By the interval that a BRPOP is watched with it is asked far more often than what is no request's needs.
+        now = time.monotonic()
+        if now - self._subclients_at >= _SUBCLIENTS_EVERY_S:
+            self._subclients_at = now
+            super().maybe_check_subclient_health()
+
     def on_poll_start(self) -> None:
         super().on_poll_start()
         for channel in self._channels:
@@ -334,6 +358,7 @@ class Transport(stock.Transport):
     """Of a connection that carries a `ledger`, and says by `pull` what is to be taken."""
 
     Channel = Channel
+    brpop_timeout = POP_S
     cycle: Any = None
 
     def __init__(self, client: Any, **kwargs: Any) -> None:

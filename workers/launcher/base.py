@@ -29,7 +29,7 @@ CELERY = (sys.executable, "-m", "celery", "-q")
 CELERY_WORKER = (*CELERY, "-A", "tasks.app", "worker")
 # Mingle waits a second at every start and reconnect; gossip makes every worker read every
 # heartbeat. 5 s is the beat that Flower calls a worker online by.
-WORKER_FLAGS = ("--without-gossip", "--without-mingle", "--heartbeat-interval", "5", "--loglevel", "WARNING")
+WORKER_FLAGS = ("--without-gossip", "--without-mingle", "--heartbeat-interval", "15", "--loglevel", "WARNING")
 
 # What a process ended with that ended while nobody was there to see it. No real exit code is larger than 255.
 EXIT_UNSEEN = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,7 @@ from tasks.gateway.stream_answer import StreamAnswer
 from tasks.messages import Call, Delta, Endpoint, Started
 from tasks.records.outlooks import OutlookStore
 from tasks.requests.inbox import Inbox
+from tasks.requests.pulse import RESTS_AFTER_S
 from tasks.requests.request_store import RequestStore
 from tasks.requests.stream_reader import StreamReader
 from tests.stack import RedisServer
@@ -99,6 +101,18 @@ def test_a_client_that_leaves_while_it_is_asked_again_leaves_nothing(server: Red
     assert len(gateway.reader) == 0
     assert client.llen("model.m") == 0
     assert not client.exists(keys.request("r"))
+
+
+def test_the_first_answer_after_a_rest_is_looked_after_at_once(server: RedisServer, client: redis.Redis) -> None:
+    gateway = Gateway(server, client)
+    gateway.watch._pace.busy(time.monotonic() - 2 * RESTS_AFTER_S)
+    gateway.watch._turn()
+    assert gateway.watch._resting
+    answer = gateway.follow()
+    assert gateway.watch._wake.is_set()
+    gateway.watch._turn()
+    assert not gateway.watch._resting
+    answer.close()
 
 
 def test_a_watch_survives_what_it_cannot_read(server: RedisServer, client: redis.Redis) -> None:

@@ -24,6 +24,7 @@ from tasks.node.agenda import (
     Terminate,
     Void,
     agenda,
+    settled,
 )
 from tasks.records.orders import START_WITHIN_S, Order
 from workers.replicas import ReplicaState
@@ -52,6 +53,31 @@ def test_what_runs_as_ordered_is_left_alone() -> None:
     assert due([order()], [runs(state=None)]) == []
     assert due([order()], [runs(state=S.STARTING)]) == []
     assert due([order()], [runs()]) == []
+
+
+@pytest.mark.parametrize("state", [S.READY, S.SLEEPING])
+def test_what_runs_as_ordered_is_settled(state: S) -> None:
+    assert settled([], [])
+    assert settled([order()], [runs(state=state)])
+    assert settled([order(told=state)], [runs(state=state)])
+
+
+@pytest.mark.parametrize(
+    ("orders", "running"),
+    [
+        ([order()], []),
+        ([], [runs()]),
+        ([order()], [runs(state=None)]),
+        ([order()], [runs(state=S.STARTING)]),
+        ([order()], [runs(ended=True)]),
+        ([order(told=S.SLEEPING)], [runs(state=S.READY)]),
+        ([order(told=S.DRAINING)], [runs(state=S.READY)]),
+        ([order(told=S.DRAINING)], [runs(state=S.DRAINING)]),
+        ([order(), order("m-2")], [runs()]),
+    ],
+)
+def test_what_is_under_way_is_not(orders: list[Order], running: list[Running]) -> None:
+    assert not settled(orders, running)
 
 
 @pytest.mark.parametrize(

@@ -197,3 +197,30 @@ def test_the_machine_is_searched_for_orphans_no_more_often_than_it_speaks(site: 
     machine.agent._machine.changed()
     machine.turn()
     assert machine.launcher.tended == 2
+
+
+def test_an_agent_asks_nothing_while_all_is_as_ordered(site: LoaderSite, machine: Machine) -> None:
+    replica = load(site, machine)
+    machine.up()
+    machine.turn()
+    assert machine.agent._memory.settled
+    before = _commands(site)
+    assert not machine.agent._differs()
+    assert _commands(site) == before + 1, "but for the count itself"
+    replica.kill()
+    assert machine.agent._differs()
+
+
+def test_an_agent_goes_on_asking_while_anything_is_under_way(site: LoaderSite, machine: Machine) -> None:
+    replica = load(site, machine)
+    machine.turn()
+    assert not machine.agent._memory.settled, "it loads"
+    machine.up()
+    machine.turn()
+    tell(site, replica, S.DRAINING)
+    machine.turn()
+    assert not machine.agent._memory.settled, "it ends"
+
+
+def _commands(site: LoaderSite) -> int:
+    return int(site.client.info("stats")["total_commands_processed"])
