@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 _CLOSE_S = 5.0
 # The child to be killed may not have been started yet.
 _KILL_EVERY_S = 0.2
+# `check` is asked before every request, and to look at a process takes longer than a token.
+_LOOK_EVERY_S = 0.2
 
 
 class VllmEngine:
@@ -82,6 +84,8 @@ class VllmEngine:
         self._seats = 0
         self._in_flight = 0
         self._asleep = False
+        self._stopped = False
+        self._looked_at = float("-inf")
         self.sleep_need: SleepNeed | None = None
         self.kv_mib: int | None = None
 
@@ -112,6 +116,9 @@ class VllmEngine:
         self._weigh()
         self._routes = await vllm_loading.routes(client, args)
         await self._warm_up()
+        # To look through all that was loaded, at each full collection, took a quarter of a short request's time.
+        gc.collect()
+        gc.freeze()
 
     async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
         """See `Engine.run`. Usage is vLLM's own count, also where the client did not ask for it."""
@@ -166,11 +173,13 @@ class VllmEngine:
     async def check(self) -> None:
         """See `Engine.check`. An engine that hangs is killed, since it might never notice that it should end."""
         self._assert_alive()
-        stopped = any(_is_stopped(process.pid) for process in vllm_loading.engine_processes())
         now = asyncio.get_running_loop().time()
+        if now - self._looked_at >= _LOOK_EVERY_S:
+            self._looked_at = now
+            self._stopped = any(_is_stopped(process.pid) for process in vllm_loading.engine_processes())
         # Asleep it makes no steps, whatever waits for it to wake.
         unfinished = 0 if self._asleep else self.unfinished()
-        trouble = self._pulse.trouble(now, steps=self._gauges.steps, unfinished=unfinished, stopped=stopped)
+        trouble = self._pulse.trouble(now, steps=self._gauges.steps, unfinished=unfinished, stopped=self._stopped)
         if trouble is not None:
             vllm_loading.kill_engine()
             raise EngineDeadError(f"the vLLM engine of model {self._spec.id} {trouble}")
@@ -216,6 +225,7 @@ class VllmEngine:
             await asyncio.sleep(0)  # the sockets are closed by a callback on the loop
             llm.engine_core.resources.ctx.destroy(linger=0)
             del llm
+            gc.unfreeze()
             gc.collect()  # or its __del__ runs when the interpreter has taken its modules apart, and fails
         multiprocessing.active_children()  # collects those that have ended
         if self.scratch is not None:
