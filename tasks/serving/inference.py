@@ -191,6 +191,7 @@ class Inference:
                     resume=resume,
                     on_token=on_token,
                     progress=held.progress,
+                    on_frames=lambda frames: self._writer.delta(outlet, frames.data, frames.trail),
                 )
                 last = await self._generate(job, outlet)
         except RequestRefusedError as error:
@@ -224,12 +225,14 @@ class Inference:
         return resume_of(await until_told(lambda: self._claims.written(claim.call.id)), claim.after)
 
     async def _generate(self, job: Job, outlet: Outlet) -> Done:
+        done = None
+        # To its end: what is left behind in the middle costs the loop a task that closes it.
         async for piece in self._engine.run(job):
             match piece:
                 case Frames(data, trail):
                     self._writer.delta(outlet, data, trail)
                 case Result():
-                    return Done(
+                    done = Done(
                         finish_reason=piece.finish_reason,
                         prompt_tokens=piece.prompt_tokens,
                         completion_tokens=piece.completion_tokens,
@@ -237,7 +240,9 @@ class Inference:
                     )
                 case _:
                     assert_never(piece)
-        raise RuntimeError("the engine ended an answer without a result")
+        if done is None:
+            raise RuntimeError("the engine ended an answer without a result")
+        return done
 
     async def _interrupted(self, held: Held, claim: Claim, outlet: Outlet, reason: str) -> str:
         """The pool cancelled us: a time limit, a revoke, or the worker must stop."""

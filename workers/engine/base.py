@@ -89,6 +89,9 @@ class Job:
     """Called on the loop when the engine gives the first token of this run, also where nothing streams."""
     progress: Progress = field(default_factory=Progress)
     """Where the engine says how far it is with a job that does not stream."""
+    on_frames: Callable[[Frames], None] | None = None
+    """Where an engine may hand frames over as they come, on the loop, within its step, instead of yielding them: a
+    token then costs no task its turn. All of a job's frames go the same way, before its `Result`. Must not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ class Engine(Protocol):
         ...
 
     def run(self, job: Job) -> AsyncIterator[Frames | Result]:
-        """Generate. Any number of `Frames`, then exactly one `Result`.
+        """Generate. Any number of `Frames`, yielded or given to `job.on_frames`, then exactly one `Result`.
 
         Raises RequestRefusedError before the first frame when the request cannot be
         served, and EngineDeadError at any time. Cancelling the task that iterates, or

@@ -37,6 +37,8 @@ from workers.engine.base import (
 )
 from workers.engine.orphan import new_scratch
 from workers.engine.vllm_gauges import Gauges
+from workers.engine.vllm_plain import is_plain
+from workers.engine.vllm_plain_run import Asked, Buffer, PlainAnswer, PlainRun, PlainStream
 from workers.engine.vllm_pulse import CPU_STEP_S, GPU_STEP_S, Pulse
 from workers.engine.vllm_tape import Tape
 from workers.registry import ModelSpec
@@ -55,12 +57,15 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 from workers.engine import vllm_loading
 from workers.engine.vllm_loading import EngineLoadError, Route
 from workers.engine.vllm_replay import TAPE, NotingClient
+from workers.engine.vllm_samples import Usage
 
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
 # The child to be killed may not have been started yet.
 _KILL_EVERY_S = 0.2
+# `check` is asked before every request, and to look at a process takes longer than a token.
+_LOOK_EVERY_S = 0.2
 
 
 class VllmEngine:
@@ -73,6 +78,7 @@ class VllmEngine:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._llm: Any = None
+        self._client: Any = None
         self._loading: asyncio.Future[Any] | None = None
         self.scratch: str | None = None
         """The folder for sockets and temporary files, while there is one."""
@@ -82,6 +88,8 @@ class VllmEngine:
         self._seats = 0
         self._in_flight = 0
         self._asleep = False
+        self._stopped = False
+        self._looked_at = float("-inf")
         self.sleep_need: SleepNeed | None = None
         self.kv_mib: int | None = None
 
@@ -103,15 +111,18 @@ class VllmEngine:
             raise EngineLoadError(
                 f"model {self._spec.id}: vLLM could not load {args.model}: {type(exc).__name__}: {exc}"
             ) from exc
-        client = NotingClient(self._llm)
-        self._gauges.after_step = client.after_step
+        self._client = NotingClient(self._llm)
+        self._gauges.after_step = self._client.after_step
         # In place of vLLM's own loggers, one of which keeps Prometheus series at every step.
         self._llm.logger_manager.stat_loggers = [self._gauges]
         vllm_loading.log_like_ours()
         self._seats = self._llm.vllm_config.scheduler_config.max_num_seqs
         self._weigh()
-        self._routes = await vllm_loading.routes(client, args)
+        self._routes = await vllm_loading.routes(self._client, args)
         await self._warm_up()
+        # To look through all that was loaded, at each full collection, took a quarter of a short request's time.
+        gc.collect()
+        gc.freeze()
 
     async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
         """See `Engine.run`. Usage is vLLM's own count, also where the client did not ask for it."""
@@ -119,35 +130,60 @@ class VllmEngine:
         self._assert_alive()
         if route is None:
             raise vllm_errors.unsupported(job.endpoint, self.endpoints, self._spec.id)
-        request = self._request(route, job)
-        tape = Tape(job)
+        body = vllm_requests.body(job, model=self._spec.id, id_prefix=route.id_prefix)
+        tape = Tape(job, plain=_may_be_plain(route, job, body))
         if not job.stream:
             job.progress.follow(tape.progress)
-        # The handlers leave their token counts in the state of an HTTP request.
-        http = Request({"type": "http", "headers": [], "state": {}})
+        result = None
         self._in_flight += 1
         try:
-            answer = await self._answer(job, tape, route.handler(request, http))
-            if not isinstance(answer, AsyncGenerator):
-                tape.token()
-                result = vllm_answers.result(answer)
-            else:
-                finish = ""
-                async with contextlib.aclosing(answer) as frames:
-                    async for frame in frames:
-                        if frame == vllm_answers.DONE:
-                            continue
-                        if (error := vllm_answers.error(frame)) is not None:
-                            self._raise(job, *error)
-                        finish = vllm_answers.finish_reason(frame) or finish
-                        if (piece := tape.frames(frame)) is not None:
-                            yield piece
-                tape.end()
-                usage = http.state.request_metadata.final_usage_info
-                result = vllm_answers.result_of_stream(finish, usage)
+            async with contextlib.aclosing(await self._pieces(job, tape, route, body)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Result):
+                        result = piece
+                    else:
+                        yield piece
         finally:
             self._in_flight -= 1
-        yield result
+        if result is not None:
+            yield result
+
+    async def _pieces(
+        self, job: Job, tape: Tape, route: Route, body: dict[str, Any]
+    ) -> AsyncGenerator[Frames | Result, None]:
+        """Begin with the answer, and return what generates it."""
+        if (usage := self._recall(job, tape, route, body)) is not None:
+            return self._plain_answer(job, tape, route, usage)
+        request = self._request(route, job, body)
+        # The handlers leave their token counts in the state of an HTTP request.
+        http = Request({"type": "http", "headers": [], "state": {}})
+        answer = await self._answer(job, tape, route.handler(request, http))
+        if isinstance(answer, Asked):
+            if route.recipes is not None:
+                route.recipes.keep(body, tape.rendering, answer, request)
+            return self._plain_answer(job, tape, route, Usage.asked_for(request.stream_options))
+        return self._vllms_answer(job, tape, answer, http)
+
+    async def _vllms_answer(
+        self, job: Job, tape: Tape, answer: Any, http: Request
+    ) -> AsyncGenerator[Frames | Result, None]:
+        """Pass on what vLLM's serving layer writes: frames, or a whole answer."""
+        if not isinstance(answer, AsyncGenerator):
+            tape.token()
+            yield vllm_answers.result(answer)
+            return
+        finish = ""
+        async with contextlib.aclosing(answer) as frames:
+            async for frame in frames:
+                if frame == vllm_answers.DONE:
+                    continue
+                if (error := vllm_answers.error(frame)) is not None:
+                    self._raise(job, *error)
+                finish = vllm_answers.finish_reason(frame) or finish
+                if (piece := tape.frames(frame)) is not None:
+                    yield piece
+        tape.end()
+        yield vllm_answers.result_of_stream(finish, http.state.request_metadata.final_usage_info)
 
     def load(self) -> EngineLoad:
         running = self._in_flight
@@ -166,11 +202,13 @@ class VllmEngine:
     async def check(self) -> None:
         """See `Engine.check`. An engine that hangs is killed, since it might never notice that it should end."""
         self._assert_alive()
-        stopped = any(_is_stopped(process.pid) for process in vllm_loading.engine_processes())
         now = asyncio.get_running_loop().time()
+        if now - self._looked_at >= _LOOK_EVERY_S:
+            self._looked_at = now
+            self._stopped = any(_is_stopped(process.pid) for process in vllm_loading.engine_processes())
         # Asleep it makes no steps, whatever waits for it to wake.
         unfinished = 0 if self._asleep else self.unfinished()
-        trouble = self._pulse.trouble(now, steps=self._gauges.steps, unfinished=unfinished, stopped=stopped)
+        trouble = self._pulse.trouble(now, steps=self._gauges.steps, unfinished=unfinished, stopped=self._stopped)
         if trouble is not None:
             vllm_loading.kill_engine()
             raise EngineDeadError(f"the vLLM engine of model {self._spec.id} {trouble}")
@@ -206,7 +244,7 @@ class VllmEngine:
             with contextlib.suppress(Exception):
                 self._llm = self._loading.result()
             self._loading = None
-        llm, self._llm, self._routes = self._llm, None, {}
+        llm, self._llm, self._client, self._routes = self._llm, None, None, {}
         self._gauges.after_step = self._gauges.ignore  # it leads back to vLLM's engine
         if llm is not None:
             llm.output_processor.propagate_error(VllmEngineDeadError())
@@ -216,6 +254,7 @@ class VllmEngine:
             await asyncio.sleep(0)  # the sockets are closed by a callback on the loop
             llm.engine_core.resources.ctx.destroy(linger=0)
             del llm
+            gc.unfreeze()
             gc.collect()  # or its __del__ runs when the interpreter has taken its modules apart, and fails
         multiprocessing.active_children()  # collects those that have ended
         if self.scratch is not None:
@@ -250,9 +289,48 @@ class VllmEngine:
             except RequestRefusedError as exc:  # a base model has no chat template
                 log.info("endpoint refuses", extra={"event": "warm_up_refused", "endpoint": endpoint, "code": exc.code})
 
-    def _request(self, route: Route, job: Job) -> Any:
+    def _recall(self, job: Job, tape: Tape, route: Route, body: dict[str, Any]) -> Usage | None:
+        """Ask what vLLM's serving layer would, if it has prepared such a body before. Returns the usage to be told."""
+        recipe = route.recipes.of(body) if route.recipes is not None and tape.plain else None
+        if recipe is None or route.recipes is None:
+            return None
+        try:
+            tape.asked = route.recipes.ask(recipe, body, route.id_prefix + body["request_id"])
+        except Exception as exc:  # noqa: BLE001 - the boundary to vLLM, as in `_answer`
+            self._raise_for(job, exc)
+        if tape.asked is None:
+            return None
+        tape.next_prompt()
+        return recipe.usage
+
+    async def _plain_answer(
+        self, job: Job, tape: Tape, route: Route, usage: Usage
+    ) -> AsyncGenerator[Frames | Result, None]:
+        """Generate what vLLM's serving layer has asked for, and write it as that layer would."""
+        assert route.patterns is not None
+        answer_id = route.id_prefix + job.id.removeprefix(route.id_prefix)
+        buffer = Buffer()
+        run: PlainRun
+        if job.stream:
+            patterns = route.patterns.streams[usage]
+            run = PlainStream(patterns, answer_id, tape.token, job.on_frames or buffer.put)
+        else:
+            assert route.patterns.whole is not None
+            run = PlainAnswer(route.patterns.whole, answer_id, tape.token)
+        following = contextlib.nullcontext() if job.stream else self._client.following(tape, 0, tape.asked.request_id)
+        try:
+            with following:
+                async with self._client.running(tape.asked, run, job.progress):
+                    if job.stream and job.on_frames is None:
+                        async for frames in buffer.until(run.ended):
+                            yield frames
+                    result = await run.ended
+        except Exception as exc:  # noqa: BLE001 - the boundary to vLLM, as in `_answer`
+            self._raise_for(job, exc)
+        yield result
+
+    def _request(self, route: Route, job: Job, body: dict[str, Any]) -> Any:
         """Parse the body as vLLM's own server would, under our model id and request id."""
-        body = vllm_requests.body(job, model=self._spec.id, id_prefix=route.id_prefix)
         try:
             return route.parse.validate_python(body)
         except ValidationError as exc:
@@ -264,7 +342,7 @@ class VllmEngine:
         """Return vLLM's answer to one job: a generator of frames, or a whole response."""
         noting = TAPE.set(tape)
         try:
-            answer = await (handling if job.stream else _cancellable(handling, job.progress))
+            answer = await (handling if job.stream or tape.plain else _cancellable(handling, job.progress))
         except Exception as exc:  # noqa: BLE001 - the boundary to vLLM: a bad request may raise anything
             self._raise_for(job, exc)
         finally:
@@ -285,6 +363,11 @@ class VllmEngine:
         """Raise what vLLM reported. Of a dead engine, every request reports something."""
         self._assert_alive()
         raise vllm_errors.refusal(job.endpoint, status, message, param) from None
+
+
+def _may_be_plain(route: Route, job: Job, body: dict[str, Any]) -> bool:
+    patterns = route.patterns
+    return patterns is not None and (job.stream or patterns.whole is not None) and is_plain(job.endpoint, body)
 
 
 async def _cancellable(handling: Coroutine[Any, Any, Any], progress: Progress) -> Any:

@@ -28,8 +28,14 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from workers.devices import DeviceKind
-from workers.engine import seed, vllm_args
+from workers.engine import seed, vllm_args, vllm_samples
+from workers.engine.vllm_recipes import Recipes
+from workers.engine.vllm_rendering import render_short_prompts_here
+from workers.engine.vllm_samples import Patterns
+from workers.engine.vllm_shortcut import give_plain_answers_away
 from workers.registry import ModelSpec
+
+log = logging.getLogger(__name__)
 
 _HANDLE_REQUESTS = ("entrypoints", "renderers", "parser", "tool_parsers", "reasoning", "tokenizers", "multimodal")
 
@@ -46,6 +52,10 @@ class Route:
     handler: Callable[[Any, Request], Coroutine[Any, Any, Any]]
     id_prefix: str
     """What vLLM writes before a request's id in an answer."""
+    patterns: Patterns | None = None
+    """What plain answers look like, where they are known."""
+    recipes: Recipes | None = None
+    """How plain questions are prepared."""
 
 
 def arguments(spec: ModelSpec) -> Any:
@@ -96,11 +106,26 @@ async def routes(client: Any, args: Any) -> dict[str, Route]:
     found: dict[str, Route] = {}
     if "generate" in tasks:
         chat, completion = state.openai_serving_chat, state.openai_serving_completion
-        found["chat"] = Route(TypeAdapter(ChatCompletionRequest), chat.create_chat_completion, "chatcmpl-")
-        found["completion"] = Route(TypeAdapter(CompletionRequest), completion.create_completion, "cmpl-")
+        model = args.served_model_name[0]
+        patterns = await _patterns(vllm_samples.chat_patterns(chat, model))
+        recipes = Recipes(chat) if patterns else None
+        parse = TypeAdapter(ChatCompletionRequest)
+        found["chat"] = Route(parse, chat.create_chat_completion, "chatcmpl-", patterns, recipes)
+        patterns = await _patterns(vllm_samples.completion_patterns(completion, model))
+        found["completion"] = Route(TypeAdapter(CompletionRequest), completion.create_completion, "cmpl-", patterns)
+        give_plain_answers_away(chat, completion)
+        render_short_prompts_here(chat.renderer)
     if getattr(state, "serving_embedding", None) is not None:
         found["embedding"] = Route(TypeAdapter(EmbeddingRequest), state.serving_embedding, "embd-")
     return found
+
+
+async def _patterns(sampling: Coroutine[Any, Any, Patterns | None]) -> Patterns | None:
+    try:
+        return await sampling
+    except Exception as error:  # noqa: BLE001 - a release of vLLM that writes otherwise; it goes on writing itself
+        log.warning("plain answers are left to vLLM", extra={"event": "no_patterns", "reason": repr(error)})
+        return None
 
 
 def log_like_ours() -> None:

@@ -16,13 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from workers.engine.base import Progress
 from workers.engine.vllm_choices import Choices, check_reach
+from workers.engine.vllm_plain_run import Asked, PlainRun
 from workers.engine.vllm_tape import Tape
 
 TAPE: ContextVar[Tape | None] = ContextVar("TAPE", default=None)
@@ -49,6 +54,10 @@ class NotingClient:
             return self._llm.generate(prompt, sampling_params, request_id, **options)  # type: ignore[no-any-return]
         if sampling_params.structured_outputs is not None or prompt.get("type") not in _CONTINUABLE:
             tape.seal()
+        elif tape.plain:
+            tape.next_prompt()
+            tape.asked = Asked(prompt, sampling_params, request_id, options)
+            return tape.asked  # type: ignore[no-any-return]  # nobody iterates it: see `vllm_shortcut`
         if tape.streams:
             return self._noted(tape, tape.next_prompt(), prompt, sampling_params, request_id, **options)
         if sampling_params.logprobs is not None or sampling_params.prompt_logprobs is not None:
@@ -82,14 +91,45 @@ class NotingClient:
                         tape.token()
                 yield choices.whole()
                 return
-        tape.follow(number, lambda: self._so_far(request_id))
-        self._silent[request_id] = tape
-        try:
+        with self.following(tape, number, request_id):
             async with contextlib.aclosing(self._llm.generate(prompt, params, request_id, **options)) as outputs:
                 async for output in outputs:
                     tape.token()
                     tape.follow(number, partial(list, output.outputs))
                     yield output
+
+    @contextlib.asynccontextmanager
+    async def running(self, asked: Asked, run: PlainRun, progress: Progress) -> AsyncIterator[None]:
+        """Have the engine generate what was asked for, with `run` in the place of the queue of vLLM's own `generate`.
+
+        Whatever ends the context before the answer has ended aborts the request, once `progress` is kept.
+        """
+        queue = None
+        try:
+            queue = await self._llm.add_request(asked.request_id, asked.prompt, asked.params, **asked.options)
+            if (state := self._llm.output_processor.request_states.get(queue.request_id)) is not None:
+                state.queue = run
+            if (early := queue.output) is not None:
+                run.put(early)
+            yield
+        except (VLLMClientError, GracefulHTTPError, EngineDeadError):
+            raise
+        except BaseException as error:
+            progress.freeze()
+            run.ended.cancel()
+            if queue is not None:
+                await self._llm.abort(queue.request_id, internal=True)
+            if isinstance(error, Exception):
+                raise EngineGenerateError from error
+            raise
+
+    @contextlib.contextmanager
+    def following(self, tape: Tape, number: int, request_id: str) -> Iterator[None]:
+        """Have the tape of an answer that comes whole know of its first token, and how far a prompt's choices are."""
+        tape.follow(number, lambda: self._so_far(request_id))
+        self._silent[request_id] = tape
+        try:
+            yield
         finally:
             self._silent.pop(request_id, None)
 

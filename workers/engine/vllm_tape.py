@@ -36,8 +36,14 @@ def lost() -> RequestRefusedError:
 class Tape:
     """Made once a job. Raises RequestRefusedError where the job cannot go on from `job.resume`."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, plain: bool = False) -> None:
         self._job = job
+        self.plain = plain and job.resume is None
+        """Whether the answer may be written without vLLM's serving layer."""
+        self.asked: Any = None
+        """What that layer has asked of the engine for such an answer (`vllm_plain_run.Asked`)."""
+        self.rendering: Any = None
+        """How it has rendered a chat (`vllm_rendering.Rendering`)."""
         self._noted: list[str] = []
         self._sealed = False
         self._told = False

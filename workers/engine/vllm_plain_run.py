@@ -1,0 +1,183 @@
+"""One plain answer, written as the engine steps: its outputs come in where vLLM would queue them for a task.
+
+A task switch, two dozen calls and four pydantic objects a token are what vLLM's serving
+layer costs; here a token costs its text's JSON between two constants. Knows of vLLM only
+what its outputs look like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from workers.engine.base import Frames, Result
+from workers.engine.vllm_patterns import FramePatterns, Pattern
+from workers.engine.vllm_trail import encode
+
+
+class AnswerFailedError(Exception):
+    """The engine gave this answer up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What vLLM's serving layer asks its engine for, and under which id it answers."""
+
+    prompt: Any
+    params: Any
+    request_id: str
+    options: dict[str, Any]
+
+
+class PlainRun:
+    """Stands in for vLLM's `RequestOutputCollector`. Everything happens on the engine's loop.
+
+    `put` is called within the engine's step, with every other request's, and must not raise.
+    """
+
+    def __init__(self, on_token: Callable[[], None]) -> None:
+        self.ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._on_token = on_token
+
+    def put(self, output: Any) -> None:
+        if self.ended.done():
+            return
+        try:
+            if isinstance(output, Exception):
+                raise output
+            if output.outputs[0].finish_reason == "error":
+                raise AnswerFailedError
+            self._on_token()
+            self._take(output, output.outputs[0])
+        except Exception as error:  # noqa: BLE001 - within the engine's step: the others must get theirs
+            self.ended.set_exception(error)
+
+    def close(self) -> None:
+        """Do nothing; vLLM ends an input stream here."""
+
+    def _take(self, output: Any, said: Any) -> None:
+        raise NotImplementedError
+
+
+class PlainStream(PlainRun):
+    """A streamed answer. `deliver` gets each of its frames, and must not raise."""
+
+    def __init__(
+        self, patterns: FramePatterns, answer_id: str, on_token: Callable[[], None], deliver: Callable[[Frames], None]
+    ) -> None:
+        super().__init__(on_token)
+        self._patterns = patterns.bind({"id": orjson.dumps(answer_id), "created": _now()})
+        self._counts = "total" in patterns.token.slots
+        # Nearly every frame: no slot but its text.
+        self._head, self._tail = (b"", b"") if self._counts else self._patterns.token.pieces
+        self._deliver = deliver
+        self._noted: list[str] = []
+        self._prompt_tokens: int | None = None
+        self._tokens = 0
+
+    def _take(self, output: Any, said: Any) -> None:
+        trail = encode(0, output.outputs)
+        if self._prompt_tokens is None:
+            self._prompt_tokens = len(output.prompt_token_ids)
+            if self._patterns.opening is not None:
+                self._write(self._patterns.opening, {}, trail)
+                trail = ""
+        text, count = said.text, len(said.token_ids)
+        finish = said.finish_reason
+        if finish is None and text and not self._counts and not self._noted:
+            self._tokens += count
+            self._deliver(Frames(self._head + orjson.dumps(text) + self._tail, trail.encode()))
+            return
+        if not text and not count and not self._tokens:
+            self._note(trail)  # a part of the prompt, which has no frame
+            return
+        self._tokens += count
+        if finish is not None:
+            self._end(said, text, finish, trail)
+        elif text:
+            self._write(self._patterns.token, {"text": orjson.dumps(text)}, trail)
+        elif self._patterns.silent is not None:
+            self._write(self._patterns.silent, {}, trail)
+        else:
+            self._note(trail)
+
+    def _end(self, said: Any, text: str, finish: str, trail: str) -> None:
+        values = {"finish": orjson.dumps(finish), "stop": orjson.dumps(said.stop_reason)}
+        if text:
+            self._write(self._patterns.last, values | {"text": orjson.dumps(text)}, trail)
+        else:
+            self._write(self._patterns.bare_last, values, trail)
+        if self._patterns.usage is not None:
+            self._write(self._patterns.usage, {}, "")
+        self.ended.set_result(
+            Result(finish_reason=finish, prompt_tokens=self._prompt_tokens or 0, completion_tokens=self._tokens)
+        )
+
+    def _note(self, trail: str) -> None:
+        """Keep what the engine said for the next frame."""
+        if trail:
+            self._noted.append(trail)
+
+    def _write(self, pattern: Pattern, values: dict[str, bytes], trail: str) -> None:
+        if pattern.slots:
+            values = values | _usage(self._prompt_tokens or 0, self._tokens)
+        self._note(trail)
+        self._deliver(Frames(pattern.fill(values), ";".join(self._noted).encode()))
+        self._noted.clear()
+
+
+class PlainAnswer(PlainRun):
+    """An answer that comes whole."""
+
+    def __init__(self, pattern: Pattern, answer_id: str, on_token: Callable[[], None]) -> None:
+        super().__init__(on_token)
+        self._pattern = pattern
+        self._answer_id = answer_id
+
+    def _take(self, output: Any, said: Any) -> None:
+        prompt, tokens = len(output.prompt_token_ids), len(said.token_ids)
+        finish = said.finish_reason or "stop"
+        values = {
+            "id": orjson.dumps(self._answer_id),
+            "created": _now(),
+            "text": orjson.dumps(said.text),
+            "finish": orjson.dumps(finish),
+            "stop": orjson.dumps(said.stop_reason),
+        }
+        body = self._pattern.fill(values | _usage(prompt, tokens))
+        self.ended.set_result(Result(finish_reason=finish, prompt_tokens=prompt, completion_tokens=tokens, body=body))
+
+
+class Buffer:
+    """Frames on their way from the engine's step to a task that iterates."""
+
+    def __init__(self) -> None:
+        self._frames: list[Frames] = []
+        self._come = asyncio.Event()
+
+    def put(self, frames: Frames) -> None:
+        self._frames.append(frames)
+        self._come.set()
+
+    async def until(self, ended: asyncio.Future[Result]) -> AsyncIterator[Frames]:
+        """Yield what comes until `ended` is done, and whatever came before that."""
+        ended.add_done_callback(lambda _: self._come.set())
+        while not ended.done() or self._frames:
+            await self._come.wait()
+            self._come.clear()
+            frames, self._frames = self._frames, []
+            for piece in frames:
+                yield piece
+
+
+def _now() -> bytes:
+    return b"%d" % time.time()
+
+
+def _usage(prompt: int, completion: int) -> dict[str, bytes]:
+    return {"prompt": b"%d" % prompt, "completion": b"%d" % completion, "total": b"%d" % (prompt + completion)}
