@@ -102,8 +102,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(models: str, memory_mib: int) -> Iterator[Site]:
-    """Run `celerity up` in a folder of its own until its end."""
+def site(models: str, memory_mib: int, **env: str) -> Iterator[Site]:
+    """Run `celerity up` in a folder of its own until its end. `env` has further settings."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         (folder / "models.yaml").write_text(models)
@@ -117,7 +117,7 @@ def site(models: str, memory_mib: int) -> Iterator[Site]:
                 stderr=file,
                 start_new_session=True,
                 cwd=REPOSITORY,
-                env=environ | {"CELERITY_MEMORY_MIB": str(memory_mib)},
+                env=environ | {"CELERITY_MEMORY_MIB": str(memory_mib)} | env,
             )
         try:
             wait_until(

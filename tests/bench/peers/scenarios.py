@@ -1,0 +1,101 @@
+"""What is asked of the contenders, and which of them stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tests.bench.peers.contenders import DEMO, INSTANT, PACED
+
+TOKENS = 64
+STEPS = (1, 8, 32, 64, 256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One kind of load. `ignore_eos` has a real model say as many tokens as were asked for."""
+
+    name: str
+    title: str
+    model: str
+    stream: bool
+    tokens: int
+    concurrency: int
+    ignore_eos: bool = False
+
+
+def _paced(concurrency: int) -> Scenario:
+    title = f"streamed, {TOKENS} tokens at 2 ms, {concurrency} at a time"
+    return Scenario(
+        name=f"paced-{concurrency}", title=title, model=PACED, stream=True, tokens=TOKENS, concurrency=concurrency
+    )
+
+
+def _unpaced(concurrency: int) -> Scenario:
+    title = f"streamed, {TOKENS} tokens unpaced, {concurrency} at a time"
+    return Scenario(
+        name=f"unpaced-{concurrency}", title=title, model=INSTANT, stream=True, tokens=TOKENS, concurrency=concurrency
+    )
+
+
+def _short(concurrency: int) -> Scenario:
+    title = f"one-token answers, {concurrency} at a time"
+    return Scenario(
+        name=f"short-{concurrency}", title=title, model=INSTANT, stream=False, tokens=1, concurrency=concurrency
+    )
+
+
+def _demo(concurrency: int, *, stream: bool) -> Scenario:
+    tokens = TOKENS if stream else 1
+    what = f"streamed, {TOKENS} tokens" if stream else "one-token answers"
+    return Scenario(
+        name=f"vllm-{'stream' if stream else 'short'}-{concurrency}",
+        title=f"{what} of the demo model, {concurrency} at a time",
+        model=DEMO,
+        stream=stream,
+        tokens=tokens,
+        concurrency=concurrency,
+        ignore_eos=stream,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Contenders that run at the same time, and what each of them is asked in turn."""
+
+    name: str
+    contenders: tuple[str, ...]
+    scenarios: tuple[Scenario, ...]
+    quick: tuple[str, ...]
+    """The scenarios of a quick run."""
+    left_out: frozenset[tuple[str, str]] = frozenset()
+    """Scenarios, by contender, that take long and would say nothing more."""
+
+    def chosen(self, *, quick: bool, names: Collection[str] = ()) -> list[Scenario]:
+        """Return what to run: the scenarios that are named, else all of them or the quick ones."""
+        wanted = names or (self.quick if quick else [scenario.name for scenario in self.scenarios])
+        return [scenario for scenario in self.scenarios if scenario.name in wanted]
+
+
+BLOCKS = (
+    Block(
+        name="stub",
+        contenders=("stub", "sglang-router", "vllm-router", "litellm", "celerity", "celerity-2"),
+        scenarios=(*map(_paced, STEPS), *map(_unpaced, (64, 256)), *map(_short, STEPS)),
+        quick=("paced-1", "paced-32", "paced-64", "unpaced-64", "short-64"),
+        # At 64 it is at its limit already, and 256 streams would take half a minute a round.
+        left_out=frozenset({("litellm", "paced-256"), ("litellm", "unpaced-256")}),
+    ),
+    Block(
+        name="vllm",
+        contenders=("vllm", "celerity"),
+        scenarios=(*(_demo(step, stream=True) for step in (1, 32, 64)), *(_demo(it, stream=False) for it in (1, 32, 64))),
+        quick=("vllm-stream-1", "vllm-stream-32", "vllm-stream-64", "vllm-short-64"),
+    ),
+    Block(
+        name="ray",
+        contenders=("celerity", "ray-serve"),
+        scenarios=(_paced(1), _paced(64), _unpaced(64), _short(64)),
+        quick=("paced-64", "short-64"),
+    ),
+)
