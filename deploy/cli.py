@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from deploy.batch_cli import batch
+from deploy.bench_cli import bench
 from deploy.errors import CommandError
 from deploy.options import CommandGroup, json_option, settings_with, state_dir_option, wait_option
 from tasks.version import VERSION
@@ -192,6 +193,7 @@ def replay_dead_letter(request_id: str, as_json: bool, **options: Any) -> None:
 
 
 main.add_command(batch)
+main.add_command(bench)
 
 
 @main.group()

@@ -48,14 +48,12 @@ class Address:
         Raises CommandError for a refusal, with the server's own words, and for an answer that
         the block cannot read; UnreachableError where the same may succeed later.
         """
-        parts = self._parts()
+        parts = self.parts()
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        base = parts.path.rstrip("/")
-        base = base if base.endswith("/v1") else base + "/v1"
         all_headers = dict(headers or {}) | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
         try:
-            response = _sent(connection, method, base + path, body, all_headers)
+            response = _sent(connection, method, parts.path + path, body, all_headers)
             if response.status != HTTPStatus.OK:
                 refusal = UnreachableError if _may_come(response) else CommandError
                 raise refusal(_error_text(response))
@@ -67,11 +65,13 @@ class Address:
         finally:
             connection.close()
 
-    def _parts(self) -> SplitResult:
+    def parts(self) -> SplitResult:
+        """Return the address taken apart, its path with /v1. Raises CommandError for what is none."""
         try:
             parts = urlsplit(self.url)
             if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-                return parts
+                base = parts.path.rstrip("/")
+                return parts._replace(path=base if base.endswith("/v1") else base + "/v1")
         except ValueError:  # no number for a port, or a bracket that is not closed
             pass
         raise CommandError(f"{self.url!r} is no address; one looks like http://127.0.0.1:8000")

@@ -1,0 +1,1 @@
+"""`celerity bench`: load for any server that speaks the OpenAI API, by one thread that shares its cores."""
