@@ -48,4 +48,4 @@ def values(report: Mapping[str, Any]) -> dict[str, float]:
 
 def answered(report: Mapping[str, Any]) -> float:
     """Return how many answers were given in all, those of the warm-up and after the end of the window included."""
-    return float(report["answered"])
+    return float(report["answered_ever"])

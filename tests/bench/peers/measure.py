@@ -33,11 +33,18 @@ class Measuring:
     folder: Path
 
 
-def measure(block: Block, scenarios: Sequence[Scenario], how: Measuring, start: Start, results: Results) -> None:
+def measure(
+    block: Block,
+    contenders: Sequence[str],
+    scenarios: Sequence[Scenario],
+    how: Measuring,
+    start: Start,
+    results: Results,
+) -> None:
     """Add the rounds of a block to `results`. A contender that cannot be started is named there and left out."""
     with contextlib.ExitStack() as open_:
         running: list[Contender] = []
-        for name in block.contenders:
+        for name in contenders:
             _say(f"starting {name}")
             try:
                 running.append(open_.enter_context(start(name, running[0] if running else None)))
