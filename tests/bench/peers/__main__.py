@@ -9,7 +9,6 @@ one that cannot be is named in the results, and the others go on.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import platform
 import sys
@@ -21,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.peers import contenders, documents, environments
-from tests.bench.peers.contender import Contender
-from tests.bench.peers.measure import Measuring, measure
+from tests.bench.peers.contenders import Places
+from tests.bench.peers.measure import Comparison
 from tests.bench.peers.results import Results
 from tests.bench.peers.scenarios import BLOCKS
 from tests.stack import REPOSITORY
@@ -56,36 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, folder: Path) -> Results:
     results = Results(about=about(options))
-    how = Measuring(rounds=options.rounds, seconds=options.seconds, folder=folder)
+    comparison = Comparison(rounds=options.rounds, seconds=options.seconds, folder=folder, results=results)
     for block in BLOCKS:
         scenarios = block.chosen(quick=options.quick, names=options.scenario or ())
         if scenarios and (not options.only or block.name in options.only):
             only = options.contender or block.contenders
-            start = partial(started, block.name, folder, options.envs)
-            measure(block, [name for name in block.contenders if name in only], scenarios, how, start, results)
+            start = partial(contenders.start, Places(block.name, folder, options.envs))
+            comparison.run(block, [name for name in block.contenders if name in only], scenarios, start)
     return results
-
-
-def started(
-    block: str, folder: Path, envs: Path, name: str, engine: Contender | None
-) -> contextlib.AbstractContextManager[Contender]:
-    """Start a contender; `engine` is the stub that it stands in front of, where it needs one."""
-    match name:
-        case "celerity" if block == "vllm":
-            return contenders.celerity(name, (REPOSITORY / "models.yaml").read_text())
-        case "celerity":
-            return contenders.celerity(name)
-        case "celerity-2":
-            return contenders.celerity(name, gateways=2)
-        case "stub":
-            return contenders.stub(folder)
-        case "vllm":
-            return contenders.vllm_server(folder)
-        case "ray-serve":
-            return contenders.ray_serve(folder, envs)
-    assert engine is not None, f"{name} needs the stub engine"
-    in_front = {"sglang-router": contenders.sglang_router, "vllm-router": contenders.vllm_router}
-    return in_front.get(name, contenders.litellm)(folder, envs, engine)
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:

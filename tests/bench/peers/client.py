@@ -39,6 +39,9 @@ def load(url: str, scenario: Scenario, *, seconds: float, warmup_s: float, folde
 def values(report: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of a report by name; what a load does not have (gaps of a whole answer) is left out."""
     found = {name: float(report[name]) for name in ("requests", "requests_per_s", "tokens_per_s", "client_busy")}
+    # By tokens where they stream: slow answers that began together end together, and a window has all of them or none.
+    by_token = report["tokens_per_s"] / report["tokens"]
+    found["answers_per_s"] = by_token if report["stream"] else found["requests_per_s"]
     found["errors"] = float(sum(report["errors"].values()))
     for name in _TIMES:
         times = report.get(f"{name}_ms") or {}

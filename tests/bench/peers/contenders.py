@@ -7,12 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import embedded_redis
 from tests.bench.peers import environments
 from tests.bench.peers.contender import Contender, sorted_by
-from tests.bench.peers.started import started, tree
+from tests.bench.peers.started import NotStartedError, started, tree
 from tests.bench.site import site
 from tests.stack import REPOSITORY, free_port
 from workers.engine import vllm_args
@@ -26,6 +27,36 @@ models:
   {INSTANT}: {{engine: sim, pinned: true, sim: {{seats: 1024}}}}
   {PACED}: {{engine: sim, pinned: true, sim: {{seats: 1024, itl_ms: {ITL_MS}}}}}
 """
+
+DEMO_MODELS = REPOSITORY / "models.yaml"
+_MEMORY_MIB = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The block that is measured, the folder for logs, and that of the peers' environments."""
+
+    block: str
+    folder: Path
+    envs: Path
+
+
+def start(places: Places, name: str, engine: Contender | None) -> contextlib.AbstractContextManager[Contender]:
+    """Start a contender; `engine` is the stub, which some stand in front of."""
+    if name in _IN_FRONT:
+        if engine is None or engine.name != "stub":
+            raise NotStartedError("the stub engine, which it stands in front of, is not there")
+        return _IN_FRONT[name](places.folder, places.envs, engine)
+    match name:
+        case "celerity":
+            return celerity(name, DEMO_MODELS.read_text() if places.block == "vllm" else SIM_MODELS)
+        case "celerity-2":
+            return celerity(name, SIM_MODELS, gateways=2)
+        case "stub":
+            return stub(places.folder)
+        case "vllm":
+            return vllm_server(places.folder)
+    return ray_serve(places.folder, places.envs)
 
 
 @contextlib.contextmanager
@@ -85,11 +116,9 @@ def litellm(folder: Path, cache: Path, engine: Contender) -> Iterator[Contender]
 
 
 @contextlib.contextmanager
-def celerity(
-    name: str = "celerity", models: str = SIM_MODELS, memory_mib: int = 4000, gateways: int = 1
-) -> Iterator[Contender]:
+def celerity(name: str, models: str, *, gateways: int = 1) -> Iterator[Contender]:
     """A whole `celerity up`, as a user starts it, with so many gateway processes."""
-    with site(models, memory_mib, CELERITY_GATEWAY_WORKERS=str(gateways)) as running:
+    with site(models, _MEMORY_MIB, CELERITY_GATEWAY_WORKERS=str(gateways)) as running:
         yield Contender(
             name,
             f"http://127.0.0.1:{running.port}",
@@ -102,7 +131,7 @@ def celerity(
 def vllm_server(folder: Path) -> Iterator[Contender]:
     """vLLM's own server with the demo model, told what our worker tells the engine."""
     port, url = _address()
-    spec = Registry.load(REPOSITORY / "models.yaml").models[DEMO]
+    spec = Registry.load(DEMO_MODELS).models[DEMO]
     told = vllm_args.engine_args(spec, cpu=True)
     options = {f"--{no}{key.replace('_', '-')}" for key in told for no in ("", "no-")}
     arguments = vllm_args.command_line(spec, told, options)
@@ -162,3 +191,6 @@ def _ray_label(command: str) -> str:
     if "ray::Proxy" in command:
         return "ray proxy"
     return "ray replica" if "ray::ServeReplica" in command else "ray runtime"
+
+
+_IN_FRONT = {"sglang-router": sglang_router, "vllm-router": vllm_router, "litellm": litellm}

@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 
-@serve.deployment(max_ongoing_requests=2000, ray_actor_options={"num_cpus": 0})
 class Stub:
     """One replica, which takes every request that there is."""
 
@@ -78,7 +77,8 @@ def main() -> None:
         logging_level="ERROR",
     )
     serve.start(http_options={"host": "127.0.0.1", "port": options.port, "access_log": False})
-    serve.run(Stub.bind(pace_s), route_prefix="/")
+    deployment = serve.deployment(max_ongoing_requests=2000, ray_actor_options={"num_cpus": 0})(Stub)
+    serve.run(deployment.bind(pace_s), route_prefix="/")
     signal.sigwait({signal.SIGTERM})
     ray.shutdown()
 

@@ -9,13 +9,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+Comparing = Callable[[float, float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A scenario within a block: the same one may stand in two."""
+
+    block: str
+    scenario: str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """One load on one contender. Everything in `values` is by name; CPU is of the contender's processes."""
 
-    block: str
-    scenario: str
+    case: Case
     contender: str
     number: int
     values: dict[str, float]
@@ -42,21 +51,19 @@ class Results:
     idle: dict[str, float] = field(default_factory=dict)
 
     def contenders(self, block: str) -> list[str]:
-        return list(dict.fromkeys(it.contender for it in self.rounds if it.block == block))
+        return list(dict.fromkeys(it.contender for it in self.rounds if it.case.block == block))
 
-    def of(self, scenario: str, contender: str, block: str) -> list[Round]:
-        return [it for it in self.rounds if (it.scenario, it.contender, it.block) == (scenario, contender, block)]
+    def of(self, case: Case, contender: str) -> list[Round]:
+        return [it for it in self.rounds if (it.case, it.contender) == (case, contender)]
 
-    def seen(self, scenario: str, contender: str, metric: str, block: str) -> Spread | None:
+    def seen(self, case: Case, contender: str, metric: str) -> Spread | None:
         """Return what was measured over the rounds, None where nothing was."""
-        return spread([it.values[metric] for it in self.of(scenario, contender, block) if metric in it.values])
+        return spread([it.values[metric] for it in self.of(case, contender) if metric in it.values])
 
-    def compared(
-        self, scenario: str, ours: str, theirs: str, metric: str, block: str, how: Callable[[float, float], float]
-    ) -> Spread | None:
+    def compared(self, case: Case, ours: str, theirs: str, metric: str, *, how: Comparing) -> Spread | None:
         """Compare round by round, since what disturbs a machine disturbs neighbours in time alike."""
-        other = {it.number: it.values for it in self.of(scenario, theirs, block)}
-        pairs = [(it.values, other[it.number]) for it in self.of(scenario, ours, block) if it.number in other]
+        other = {it.number: it.values for it in self.of(case, theirs)}
+        pairs = [(it.values, other[it.number]) for it in self.of(case, ours) if it.number in other]
         return spread([how(mine[metric], its[metric]) for mine, its in pairs if metric in mine and metric in its])
 
     def write(self, path: Path) -> None:
@@ -65,7 +72,7 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> Results:
         said = json.loads(path.read_text())
-        rounds = [Round(**it) for it in said.pop("rounds")]
+        rounds = [Round(**it | {"case": Case(**it["case"])}) for it in said.pop("rounds")]
         return cls(rounds=rounds, **said)
 
 

@@ -89,7 +89,10 @@ BLOCKS = (
     Block(
         name="vllm",
         contenders=("vllm", "celerity"),
-        scenarios=(*(_demo(step, stream=True) for step in (1, 32, 64)), *(_demo(it, stream=False) for it in (1, 32, 64))),
+        scenarios=(
+            *(_demo(step, stream=True) for step in (1, 32, 64)),
+            *(_demo(it, stream=False) for it in (1, 32, 64)),
+        ),
         quick=("vllm-stream-1", "vllm-stream-32", "vllm-stream-64", "vllm-short-64"),
     ),
     Block(

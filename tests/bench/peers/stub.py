@@ -50,19 +50,21 @@ class StubProtocol(asyncio.Protocol):
                 return
             body = bytes(self._unread[end + 4 : end + 4 + length])
             del self._unread[: end + 4 + length]
-            method, path, _ = head.split(b" ", 2)
-            self._answer(method, path, body)
+            self._answer(head, body)
 
-    def _answer(self, method: bytes, path: bytes, body: bytes) -> None:
-        match method, path.partition(b"?")[0]:
-            case b"POST", b"/v1/chat/completions":
+    def _answer(self, head: bytes, body: bytes) -> None:
+        match head.split(b"\r\n", 1)[0].split(b" "):
+            case b"POST", b"/v1/chat/completions", _:
                 self._chat(body)
-            case b"GET", b"/v1/models":
+            case b"GET", b"/v1/models", _:
                 self._write(stub_answers.models(list(self._pace_s)))
-            case b"GET", b"/health" | b"/ping":
+            case b"GET", b"/health", _:
                 self._write(stub_answers.response(200, {}))
-            case _:
+            case _, _, b"HTTP/1.1":
                 self._write(stub_answers.refusal(404, "not found"))
+            case _:
+                # Routers also try whether it speaks HTTP/2.
+                self._write(stub_answers.refusal(400, "HTTP/1.1 is spoken here"))
 
     def _chat(self, body: bytes) -> None:
         try:
