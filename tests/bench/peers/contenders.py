@@ -133,7 +133,8 @@ def vllm_server(folder: Path) -> Iterator[Contender]:
     port, url = _address()
     spec = Registry.load(DEMO_MODELS).models[DEMO]
     told = vllm_args.engine_args(spec, cpu=True)
-    options = {f"--{no}{key.replace('_', '-')}" for key in told for no in ("", "no-")}
+    # What is said by `--disable-this` has no second way to be said.
+    options = {f"--{no}{key.replace('_', '-')}" for key in told for no in ("", "no-")} - {"--no-disable-log-stats"}
     arguments = vllm_args.command_line(spec, told, options)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--disable-uvicorn-access-log", *arguments]

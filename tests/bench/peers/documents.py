@@ -91,7 +91,7 @@ def _goal(verdict: Verdict, twice: Verdict) -> tuple[str, ...]:
 
 
 def _missing(results: Results) -> str:
-    lines = [f"- {who}: {reason.splitlines()[0]}" for who, reason in results.failures.items()]
+    lines = [f"- {who}: {reason.strip().splitlines()[-1]}" for who, reason in results.failures.items()]
     return "## Not there\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 

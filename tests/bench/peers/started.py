@@ -21,7 +21,7 @@ _TAIL_LINES = 15
 
 
 class NotStartedError(Exception):
-    """A program ended before it answered. The text has the end of its log."""
+    """A program ended before it answered. The text ends with the last lines of its log."""
 
 
 @contextlib.contextmanager
@@ -43,9 +43,9 @@ def started(
         try:
             wait_until(lambda: process.poll() is not None or answers(probe), f"{probe} to answer", timeout_s=within_s)
         except AssertionError as error:
-            raise NotStartedError(f"{error}\n{tail(log)}") from None
+            raise NotStartedError(f"{error}: {tail(log)}") from None
         if process.poll() is not None:
-            raise NotStartedError(f"ended with {process.returncode}\n{tail(log)}")
+            raise NotStartedError(f"ended with {process.returncode}: {tail(log)}")
         yield root
     finally:
         family = tree(root)

@@ -129,11 +129,11 @@ class TestPage:
     def test_goals_come_first_and_who_is_missing_is_named(self) -> None:
         times = {"answers_per_s": 50.0, "tokens_per_s": 3200.0, "client_busy": 0.1, "e2e_p50_ms": 130.0}
         run = a_run(a_round("celerity", 1, **times), a_round("vllm-router", 1, **times | {"answers_per_s": 40.0}))
-        run.failures["stub: litellm"] = "pip said no\nat length"
+        run.failures["stub: litellm"] = "pip said at length:\nno such release"
         page = documents.page(run)
         assert page.index("## Goals") < page.index("## Not there") < page.index("## A stub engine")
         assert "| vllm-router | ≥ 1 × | 1.05 × | 1.25 (1.25–1.25) × |  | yes |" in page
-        assert "- stub: litellm: pip said no\n" in page
+        assert "- stub: litellm: no such release\n" in page
         assert "### Streamed, 64 tokens at 2 ms, 64 at a time" in page
 
 
