@@ -17,7 +17,7 @@ _SECONDS = 10.0
 
 @click.command()
 @click.argument("url", required=False, envvar="CELERITY_URL")
-@click.option("--model", help="Which model to ask. [the first one there is]")
+@click.option("--model", "models", multiple=True, help="Which model to ask; several in turn. [the first one there is]")
 @click.option("--endpoint", type=click.Choice(["chat", "completion"]), default="chat", help="[chat]")
 @click.option("--stream/--no-stream", default=True, help="Answers token by token, or in one piece. [stream]")
 @click.option("--tokens", type=click.IntRange(1), default=64, help="The most tokens of an answer. [64]")
@@ -38,13 +38,21 @@ _SECONDS = 10.0
 @click.option("--warmup", "warmup_s", type=click.FloatRange(0), default=1.0, help="Seconds before that. [1]")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=120.0, help="Seconds. [120]")
 @click.option("--usage/--no-usage", default=True, help="Ask for the number of tokens of each stream, or not. [usage]")
+@click.option("--check/--no-check", default=True, help="First ask each model once, in words that explain. [check]")
 @click.option(
     "--key-file", type=click.Path(path_type=Path), help="A file with an API key. [CELERITY_API_KEY, OPENAI_API_KEY]"
 )
 @click.option("--json", "target", metavar="FILE", help="Also write the figures to FILE; - prints them instead.")
 @state_dir_option
 def bench(
-    url: str | None, key_file: Path | None, target: str | None, state_dir: Path | None, model: str | None, **given: Any
+    url: str | None,
+    key_file: Path | None,
+    target: str | None,
+    state_dir: Path | None,
+    *,
+    models: tuple[str, ...],
+    check: bool,
+    **given: Any,
 ) -> None:
     """Measure a server that speaks the OpenAI API at URL, by load.
 
@@ -54,7 +62,7 @@ def bench(
     """
     from deploy.bench import command  # noqa: PLC0415
     from deploy.bench.plan import Endpoint, Plan  # noqa: PLC0415
-    from deploy.bench.trial import model_at  # noqa: PLC0415
+    from deploy.bench.trial import models_at  # noqa: PLC0415
     from deploy.chat import local_url  # noqa: PLC0415
     from deploy.gateway_http import Address  # noqa: PLC0415
 
@@ -66,5 +74,5 @@ def bench(
         given["concurrency"] = given["concurrency"] or _CONCURRENCY
     address = Address(url or local_url(settings_with(state_dir=state_dir)), command.key_of(key_file))
     endpoint = Endpoint(given.pop("endpoint"))
-    plan = Plan(model=model_at(address, model), endpoint=endpoint, **given)
-    sys.exit(command.bench(plan, address, target))
+    plan = Plan(models=models_at(address, models), endpoint=endpoint, **given)
+    sys.exit(command.bench(plan, address, target, check=check))

@@ -44,8 +44,8 @@ class Events:
         if self._rest:
             body = body[:end]
         frames = len(self._content.findall(body))
-        # Nearly always, and then there is nothing else to look for.
-        if frames != body.count(b"\n\n"):
+        # Mostly each line has content and a blank one behind it, and then there is nothing else to look for.
+        if 2 * frames != body.count(b"\n"):
             self._look(body)
         return frames
 

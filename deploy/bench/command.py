@@ -19,15 +19,17 @@ from deploy.gateway_http import Address
 INTERRUPTED = 130
 
 
-def bench(plan: Plan, address: Address, target: str | None) -> int:
+def bench(plan: Plan, address: Address, target: str | None, *, check: bool) -> int:
     """Run the load, show what came of it, and write it to `target`, "-" for stdout. Return the exit code.
 
-    That is 1 when no answer ended well. Raises CommandError when the server refuses what is asked.
+    That is 1 when no answer ended well. With `check` one request goes before, and what refuses that
+    one raises a CommandError that explains.
     """
     meter = Meter()
     with report.telling() as tell:
-        tell("waiting for a first answer")
-        attempt(plan, address)
+        if check:
+            tell("waiting for a first answer")
+            attempt(plan, address)
         finished = run(plan, address, meter, tell)
     found = results(plan, address.url, meter)
     if target != "-":

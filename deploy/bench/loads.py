@@ -98,7 +98,10 @@ class Load(ABC):
         timed = self.meter.measuring
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(self.meter, self._content, self._freed), self._parts.hostname, port, ssl=self._tls
+                lambda: Connection(self.meter, self._content, self._freed),
+                self._parts.hostname or "",
+                port,
+                ssl=self._tls,
             )
         except OSError as error:
             if timed:

@@ -87,7 +87,7 @@ class Meter:
 def results(plan: Plan, url: str, meter: Meter) -> dict[str, Any]:
     """Return what `--json` writes; what a plan or a run does not have is null."""
     return {
-        "model": plan.model,
+        "model": ", ".join(plan.models),
         "url": url,
         "stream": plan.stream,
         "tokens": plan.tokens,

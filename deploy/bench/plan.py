@@ -31,7 +31,8 @@ class Endpoint(StrEnum):
 class Plan:
     """What is asked, how often, and for how long."""
 
-    model: str
+    models: tuple[str, ...]
+    """Asked in turn."""
     endpoint: Endpoint = Endpoint.CHAT
     stream: bool = True
     tokens: int = 64
@@ -53,10 +54,10 @@ class Plan:
     warmup_s: float = 1.0
     timeout_s: float = 120.0
 
-    def body(self) -> dict[str, Any]:
-        """Return the body of a request; the text of its prompt has `_NUMBER` in it where it is made."""
+    def body(self, model: str) -> dict[str, Any]:
+        """Return the body of a request to a model; a prompt that is made has `_NUMBER` in it."""
         prompt = self.prompt if self.prompt is not None else _made(self.prompt_tokens)
-        body: dict[str, Any] = {"model": self.model, "max_tokens": self.tokens, "stream": self.stream}
+        body: dict[str, Any] = {"model": model, "max_tokens": self.tokens, "stream": self.stream}
         if self.endpoint is Endpoint.CHAT:
             body["messages"] = [{"role": "user", "content": prompt}]
         else:
@@ -70,22 +71,24 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """The requests of a plan as they go over the wire, alike but for a number in them."""
+    """The requests of a plan as they go over the wire: one a model, alike but for a number in them."""
 
-    before: bytes
-    after: bytes | None
-    """None where they are all the same."""
+    parts: tuple[tuple[bytes, bytes | None], ...]
+    """What is before the number and behind it; None behind one that has no number."""
 
     def numbered(self, number: int) -> bytes:
-        if self.after is None:
-            return self.before
-        return b"%b%08d%b" % (self.before, number % 100_000_000, self.after)
+        before, after = self.parts[number % len(self.parts)]
+        return before if after is None else b"%b%08d%b" % (before, number % 100_000_000, after)
 
 
 def requests_of(plan: Plan, address: Address) -> Requests:
     """Return the bytes of what `plan` asks at `address`. Raises CommandError for what is no address."""
+    return Requests(tuple(_request(plan, model, address) for model in plan.models))
+
+
+def _request(plan: Plan, model: str, address: Address) -> tuple[bytes, bytes | None]:
     parts = address.parts()
-    body = json.dumps(plan.body()).encode()
+    body = json.dumps(plan.body(model)).encode()
     made = plan.prompt is None
     length = len(body) + (len(_NUMBER % 0) - len(_NUMBER) if made else 0)
     head = [
@@ -97,9 +100,9 @@ def requests_of(plan: Plan, address: Address) -> Requests:
     ]
     whole = "\r\n".join(head).encode() + b"\r\n\r\n" + body
     if not made:
-        return Requests(whole, None)
+        return whole, None
     before, _, after = whole.rpartition(_NUMBER.encode())
-    return Requests(before, after)
+    return before, after
 
 
 def arrivals(rate: float, seed: int) -> Iterator[float]:

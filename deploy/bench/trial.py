@@ -12,26 +12,28 @@ from deploy.errors import CommandError
 from deploy.gateway_http import Address, blocks
 
 
-def model_at(address: Address, model: str | None) -> str:
-    """Return `model`, or the first that is served there. Raises CommandError where that is none."""
-    if model is not None:
-        return model
+def models_at(address: Address, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those `asked` for, else the first that is served there. Raises CommandError where that is none."""
+    if asked:
+        return asked
     models = _models(address)
     if not models:
         raise CommandError(f"{address.url} serves no model")
-    return models[0]
+    return (models[0],)
 
 
 def attempt(plan: Plan, address: Address) -> None:
-    """Have one token of what `plan` asks, which also loads a model that is not loaded. Raises CommandError."""
-    body = dataclasses.replace(plan, tokens=1).body()
+    """Have one token of each model, which also loads those that are not loaded. Raises CommandError."""
+    one = dataclasses.replace(plan, tokens=1)
     headers = {"Content-Type": "application/json"}
-    try:
-        with address.request("POST", plan.endpoint.path, json.dumps(body).encode(), headers) as response:
-            for _ in blocks(response):
-                pass
-    except CommandError as error:
-        raise CommandError(f"{error}{_instead(address, plan.model)}") from None
+    for model in plan.models:
+        body = json.dumps(one.body(model)).encode()
+        try:
+            with address.request("POST", plan.endpoint.path, body, headers) as response:
+                for _ in blocks(response):
+                    pass
+        except CommandError as error:
+            raise CommandError(f"{error}{_instead(address, model)}") from None
 
 
 def _instead(address: Address, model: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -21,9 +20,12 @@ import psutil
 from tests.bench.batches import batches
 from tests.bench.bulk_beside import bulk_beside
 from tests.bench.cold_start import cold_start
+from tests.bench.growth import growth
 from tests.bench.guards import guards
+from tests.bench.idle import idle_site
 from tests.bench.load import cpu_s, family, load
 from tests.bench.loader import loader
+from tests.bench.streams import HOLD_S, streams
 from tests.stack import GatewayProcess, Stack, stack
 
 MODELS = """
@@ -47,6 +49,12 @@ def main() -> None:
     parser.add_argument("--loader", type=int, metavar="SWITCHES", help="measure instead the loader: switches, a flood")
     parser.add_argument("--bulk", type=int, metavar="ROUNDS", help="measure instead interactive work beside bulk work")
     parser.add_argument("--model", default="sim", help="of --bulk: sim, or one of models.yaml")
+    parser.add_argument(
+        "--growth", type=int, metavar="ROUNDS", help="measure instead what a request costs as work grows"
+    )
+    parser.add_argument("--most", type=int, default=256, help="of --growth: leave out larger sizes")
+    parser.add_argument("--streams", type=int, metavar="N", help="measure instead so many streams open at once")
+    parser.add_argument("--idle", action="store_true", help="measure instead an idle `celerity up` with replicas")
     options = parser.parse_args()
     if options.guards:
         results = guards(options.guards, options.seconds)
@@ -56,6 +64,12 @@ def main() -> None:
         results = bulk_beside(options.bulk, options.seconds, options.model)
     elif options.batches:
         results = batches(options.batches)
+    elif options.growth:
+        results = growth(options.growth, options.seconds, options.most)
+    elif options.streams:
+        results = streams(options.streams, HOLD_S)
+    elif options.idle:
+        results = idle_site(options.idle_seconds)
     elif options.loader:
         results = loader(options.loader, loads=50)
     else:
@@ -80,22 +94,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def time_to_first_token(gateway: GatewayProcess, seconds: float) -> dict[str, Any]:
-    """Streamed answers of 16 tokens at 2 ms each; the clock runs from the request to the first frame."""
-    results = {}
+    """Streamed answers of 16 tokens at 2 ms each; the clock runs from the request to the first token."""
+    results: dict[str, Any] = {}
     for concurrency in (1, 32):
-        times = load(gateway, concurrency, seconds, model="paced", tokens=16)
-        results[f"ttft ms, concurrency {concurrency}: p50"] = round(1000 * statistics.median(times), 2)
-        results[f"ttft ms, concurrency {concurrency}: p99"] = round(1000 * statistics.quantiles(times, n=100)[98], 2)
+        times = load(gateway, "paced", tokens=16, concurrency=concurrency, seconds=seconds, warmup=1.0)["ttft_ms"]
+        results |= {f"ttft ms, concurrency {concurrency}: {name}": times[name] for name in ("p50", "p99")}
     return results
 
 
 def throughput(gateway: GatewayProcess, seconds: float) -> dict[str, Any]:
-    results = {}
-    for name, tokens in (("streamed, 64 tokens", 64), ("streamed, one token", 1)):
-        began = time.perf_counter()
-        answers = len(load(gateway, 64, seconds, model="instant", tokens=tokens))
-        results[f"answers/s, {name}, unpaced, concurrency 64"] = round(answers / (time.perf_counter() - began), 1)
-    return results
+    return {
+        f"answers/s, streamed, {name}, unpaced, concurrency 64": load(
+            gateway, "instant", tokens=tokens, concurrency=64, seconds=seconds, warmup=1.0
+        )["requests_per_s"]
+        for name, tokens in (("64 tokens", 64), ("one token", 1))
+    }
 
 
 def idle(running: Stack, seconds: float) -> dict[str, Any]:

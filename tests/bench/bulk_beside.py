@@ -26,7 +26,7 @@ from tasks.messages import Call, Endpoint, Started
 from tasks.queues import Priority, model_queue, queue_list
 from tasks.requests.request_store import RequestStore
 from tests.bench.load import cpu_s, family, load
-from tests.stack import REPOSITORY, Stack, Worker, chat, stack
+from tests.stack import REPOSITORY, GatewayProcess, Stack, Worker, chat, stack
 from tests.waiting import wait_until
 
 SIM = """
@@ -118,9 +118,10 @@ class Side:
     p50: list[float] = field(default_factory=list)
     p95: list[float] = field(default_factory=list)
 
-    def round(self, times: list[float]) -> None:
-        self.p50.append(1000 * statistics.median(times))
-        self.p95.append(1000 * statistics.quantiles(times, n=20)[18])
+    def round(self, gateway: GatewayProcess, model: str, seconds: float) -> None:
+        times = load(gateway, model, tokens=INTERACTIVE_TOKENS, concurrency=CONCURRENCY, seconds=seconds)["ttft_ms"]
+        self.p50.append(times["p50"])
+        self.p95.append(times["p95"])
 
 
 def bulk_beside(rounds: int, seconds: float, model: str) -> dict[str, Any]:
@@ -134,13 +135,13 @@ def bulk_beside(rounds: int, seconds: float, model: str) -> dict[str, Any]:
             results = _times_to_a_seat(running, worker, model, seats)
             feed = Feed(running, worker, model, BULK_TOKENS)
             alone, beside = Side(), Side()
-            load(gateway, CONCURRENCY, 1.0, model=model, tokens=INTERACTIVE_TOKENS)
+            load(gateway, model, tokens=INTERACTIVE_TOKENS, concurrency=CONCURRENCY, seconds=1.0)
             for _ in range(rounds):
-                alone.round(load(gateway, CONCURRENCY, seconds, model=model, tokens=INTERACTIVE_TOKENS))
+                alone.round(gateway, model, seconds)
                 with feed.flowing():
                     wait_until(lambda: feed.held() >= 0.9 * seats, "the seats to be taken", timeout_s=60)
                     feed.in_use.clear()
-                    beside.round(load(gateway, CONCURRENCY, seconds, model=model, tokens=INTERACTIVE_TOKENS))
+                    beside.round(gateway, model, seconds)
                     in_use = statistics.mean(feed.in_use)
             for name, of in (("p50", "p50"), ("p95", "p95")):
                 without, with_ = statistics.median(getattr(alone, of)), statistics.median(getattr(beside, of))

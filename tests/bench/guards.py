@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +36,9 @@ class Side:
 
     def round(self, seconds: float, tokens: int) -> None:
         before = sum(map(cpu_s, family(self.running)))
-        began = time.perf_counter()
-        answers = len(load(self.gateway, CONCURRENCY, seconds, model="instant", tokens=tokens))
-        self.per_s.append(answers / (time.perf_counter() - began))
-        self.cpu_ms.append(1000 * (sum(map(cpu_s, family(self.running))) - before) / answers)
+        figures = load(self.gateway, "instant", tokens=tokens, concurrency=CONCURRENCY, seconds=seconds)
+        self.per_s.append(figures["requests_per_s"])
+        self.cpu_ms.append(1000 * (sum(map(cpu_s, family(self.running))) - before) / figures["requests"])
 
 
 def guards(rounds: int, seconds: float) -> dict[str, Any]:

@@ -1,54 +1,56 @@
-"""A closed load of streamed answers, and what processes have spent on it."""
+"""Load by the client that users have, in a process of its own, and what the processes of a system spend on it."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
-import time
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import psutil
 
-from tests.stack import GatewayProcess, Stack
+from tests.stack import REPOSITORY, GatewayProcess, Stack
 
 
-def load(gateway: GatewayProcess, concurrency: int, seconds: float, *, model: str, tokens: int) -> list[float]:
-    """Keep `concurrency` requests open for `seconds`; return the time to first byte of the answer of each."""
-    until = time.perf_counter() + seconds
-    times: list[float] = []
+def load(gateway: GatewayProcess, *models: str, tokens: int, stream: bool = True, **options: object) -> dict[str, Any]:
+    """Run `celerity bench` and return its figures; `options` are those of the command, such as `seconds`.
 
-    def client() -> None:
-        connection = gateway.connect()
-        while time.perf_counter() < until:
-            times.append(one(connection, model, tokens))
-        connection.close()
-
-    threads = [threading.Thread(target=client) for _ in range(concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return times
-
-
-def one(connection: http.client.HTTPConnection, model: str, tokens: int) -> float:
-    body = {"model": model, "stream": True, "max_tokens": tokens, "messages": [{"role": "user", "content": "hello"}]}
-    began = time.perf_counter()
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    response.read(1)
-    took = time.perf_counter() - began
-    response.read()
-    return took
+    Nothing warms up unless that is asked for: all that was answered is in `requests`, and what
+    the system spends meanwhile can be divided by it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "figures.json"
+        command = [sys.executable, "-m", "deploy", "bench", gateway.url, "--json", str(target), "--no-check"]
+        command += [f"--model={model}" for model in models]
+        command += [f"--tokens={tokens}", "--stream" if stream else "--no-stream"]
+        command += [f"--{name}={value}" for name, value in ({"warmup": 0.0} | options).items()]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        figures: dict[str, Any] = json.loads(target.read_text())
+    assert not figures["errors"], figures["errors"]
+    return figures
 
 
 def family(running: Stack) -> list[psutil.Process]:
+    return [process for processes in families(running).values() for process in processes]
+
+
+def families(running: Stack) -> dict[str, list[psutil.Process]]:
+    """Return the processes of a system by what they are."""
     assert running.server.process is not None
-    roots = [running.server.process.pid]
-    roots += [worker.process.pid for worker in running.workers] + [one.process.pid for one in running.gateways]
-    return [
-        process for pid in roots for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
-    ]
+    roots = {
+        "redis": [running.server.process.pid],
+        "gateways": [gateway.process.pid for gateway in running.gateways],
+        "workers": [worker.process.pid for worker in running.workers],
+    }
+    return {
+        name: [it for pid in pids for it in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))]
+        for name, pids in roots.items()
+    }
 
 
 def cpu_s(process: psutil.Process) -> float:

@@ -90,6 +90,12 @@ class Site:
         with self._redis() as client:
             return int(client.info("memory")["used_memory"])
 
+    def commands(self) -> Counter[str]:
+        """Return how often each Redis command was called since the start, by scripts too."""
+        with self._redis() as client:
+            stats: Any = client.info("commandstats")
+            return Counter({name.removeprefix("cmdstat_"): int(it["calls"]) for name, it in stats.items()})
+
     @contextlib.contextmanager
     def _redis(self) -> Iterator[Any]:
         with contextlib.closing(command_client(f"unix://{embedded_redis.socket_path(self.state_dir)}")) as client:
