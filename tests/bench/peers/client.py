@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,8 +29,11 @@ def load(url: str, scenario: Scenario, *, seconds: float, warmup_s: float, folde
     command = [sys.executable, "-m", "deploy", "bench", url, "--model", scenario.model]
     command += ["--stream" if scenario.stream else "--no-stream", "--tokens", str(scenario.tokens)]
     command += ["--concurrency", str(scenario.concurrency), "--seconds", str(seconds), "--warmup", str(warmup_s)]
-    command += ["--json", str(report), *(["--ignore-eos"] if scenario.ignore_eos else [])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=REPOSITORY, check=False)
+    command += ["--no-check", "--json", str(report), *(["--ignore-eos"] if scenario.ignore_eos else [])]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=REPOSITORY, env=environ, check=False
+    )
     if not report.exists():
         raise LoadFailedError((done.stderr or done.stdout)[-1000:])
     found: dict[str, Any] = json.loads(report.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.bench.peers.results import Case, Results, Round, Spread, difference, 
 from tests.bench.peers.scenarios import BLOCKS
 
 CASE = Case("stub", "paced-64")
+ELSEWHERE = Case("ray", "paced-64")
 ABOUT = {
     "date": "2026-11-21",
     "processor": "a processor",
@@ -42,8 +44,8 @@ REPORT: dict[str, Any] = {
 }
 
 
-def a_round(contender: str, number: int, case: Case = CASE, **values: float) -> Round:
-    return Round(case=case, contender=contender, number=number, values={"errors": 0.0, **values})
+def a_round(contender: str, number: int, **values: float) -> Round:
+    return Round(case=CASE, contender=contender, number=number, values={"errors": 0.0, **values})
 
 
 def a_run(*rounds: Round) -> Results:
@@ -85,7 +87,7 @@ class TestComparing:
         assert run.compared(CASE, "celerity", "litellm", "per_s", how=ratio) is None
 
     def test_the_same_scenario_of_another_block_is_another_case(self) -> None:
-        run = a_run(a_round("celerity", 1, per_s=10), a_round("celerity", 1, Case("ray", "paced-64"), per_s=3))
+        run = a_run(a_round("celerity", 1, per_s=10), replace(a_round("celerity", 1, per_s=3), case=ELSEWHERE))
         assert run.seen(CASE, "celerity", "per_s") == Spread(10, 10, 10)
 
     def test_results_survive_the_file(self, tmp_path: Path) -> None:
