@@ -31,12 +31,15 @@ def load(url: str, scenario: Scenario, *, seconds: float, warmup_s: float, folde
     command += ["--concurrency", str(scenario.concurrency), "--seconds", str(seconds), "--warmup", str(warmup_s)]
     command += ["--no-check", "--json", str(report), *(["--ignore-eos"] if scenario.ignore_eos else [])]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=REPOSITORY, env=environ, check=False
-    )
-    if not report.exists():
-        raise LoadFailedError((done.stderr or done.stdout)[-1000:])
-    found: dict[str, Any] = json.loads(report.read_text())
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=REPOSITORY, env=environ, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise LoadFailedError(f"no end after {_TIMEOUT_S:g} s") from None
+    found: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
+    if not found.get("answered_ever"):
+        raise LoadFailedError(str(found.get("errors") or done.stderr or done.stdout)[-1000:])
     return found
 
 

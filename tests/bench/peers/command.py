@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -30,7 +31,7 @@ from tests.stack import REPOSITORY
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench peers", description=__doc__)
     names = [scenario.name for block in BLOCKS for scenario in block.scenarios]
-    parser.add_argument("--quick", action="store_true", help="fewer scenarios: six minutes instead of twenty-five")
+    parser.add_argument("--quick", action="store_true", help="fewer scenarios: seven minutes instead of twenty-five")
     parser.add_argument("--only", choices=[block.name for block in BLOCKS], action="append", help="only this block")
     parser.add_argument("--scenario", choices=sorted(set(names)), action="append", metavar="NAME", help="only this")
     parser.add_argument("--contender", action="append", metavar="NAME", help="only this")
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--logs", type=Path, help="keep the logs of all that ran in this folder")
     parser.add_argument("--write", action="store_true", help="write table, plots and results into docs/")
     options = parser.parse_args(arguments)
+    # So that what runs is ended in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="peers-") as name:
         folder = options.logs or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, folder: Path) -> Results:
     results = Results(about=about(options))
-    comparison = Comparison(rounds=options.rounds, seconds=options.seconds, folder=folder, results=results)
+    comparison = Comparison(
+        rounds=options.rounds, seconds=options.seconds, quick=options.quick, folder=folder, results=results
+    )
     for block in BLOCKS:
         scenarios = block.chosen(quick=options.quick, names=options.scenario or ())
         if scenarios and (not options.only or block.name in options.only):

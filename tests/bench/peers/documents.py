@@ -65,11 +65,12 @@ def markdown(results: Results) -> str:
 
 def _about(results: Results) -> str:
     about = results.about
+    idle = ", ".join(f"{name} {share:.1%}" for name, share in results.idle.items() if share) or "nobody takes anything"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
         f"{about['date']}, {about['cores']} cores of {about['processor']}, shared by client, contender and engine; "
         f"Python {about['python']}; {about['rounds']} rounds of {about['seconds']:g} s a contender and scenario, in "
-        f"turn; load of the machine before: {about['load_before']}. {versions}."
+        f"turn; load of the machine before: {about['load_before']}. {versions}. Unasked, of a core: {idle}."
     )
 
 

@@ -34,6 +34,7 @@ class Comparison:
 
     rounds: int
     seconds: float
+    quick: bool
     folder: Path
     results: Results
 
@@ -42,6 +43,8 @@ class Comparison:
         with contextlib.ExitStack() as open_:
             running: list[Contender] = []
             for name in contenders:
+                if not any(block.asks(name, scenario, quick=self.quick) for scenario in scenarios):
+                    continue
                 _say(f"starting {name}")
                 try:
                     running.append(open_.enter_context(start(name, running[0] if running else None)))
@@ -50,7 +53,7 @@ class Comparison:
                     _say(f"{name} is left out: {error}")
             self.results.idle.update(_settled(block, running))
             for scenario in scenarios:
-                asked = [it for it in running if (it.name, scenario.name) not in block.left_out]
+                asked = [it for it in running if block.asks(it.name, scenario, quick=self.quick)]
                 for number in range(1, self.rounds + 1):
                     for contender in asked:
                         self._round(Case(block.name, scenario.name), scenario, contender, number)

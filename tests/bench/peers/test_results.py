@@ -148,5 +148,19 @@ class TestScenarios:
     @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
     def test_a_quick_run_is_a_part_of_the_whole(self, block: Any) -> None:
         quick = block.chosen(quick=True)
-        assert 0 < len(quick) < len(block.chosen(quick=False))
+        assert len(quick) < len(block.chosen(quick=False))
         assert [it.name for it in quick] == list(block.quick)
+
+    def test_who_is_left_out_of_a_quick_run_is_asked_in_a_whole_one(self) -> None:
+        stub = BLOCKS[0]
+        (scenario,) = stub.chosen(quick=True, names=["paced-64"])
+        assert stub.asks("litellm", scenario, quick=False)
+        assert not stub.asks("litellm", scenario, quick=True)
+        assert stub.asks("celerity", scenario, quick=True)
+
+    def test_whoever_is_left_out_exists(self) -> None:
+        for block in BLOCKS:
+            names = {scenario.name for scenario in block.scenarios}
+            for contender, scenario in block.left_out | block.left_out_quick:
+                assert contender in block.contenders
+                assert scenario in names
