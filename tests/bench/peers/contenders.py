@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from deploy import embedded_redis
@@ -93,16 +94,18 @@ def vllm_router(folder: Path, cache: Path, engine: Contender) -> Iterator[Conten
 
 
 @contextlib.contextmanager
-def litellm(folder: Path, cache: Path, engine: Contender) -> Iterator[Contender]:
-    """LiteLLM's proxy without keys, database, callbacks and retries, in production mode, with one process."""
+def litellm(folder: Path, cache: Path, engine: Contender, *, processes: int = 1) -> Iterator[Contender]:
+    """LiteLLM's proxy without keys, database, callbacks and retries, in production mode."""
+    name = "litellm" if processes == 1 else f"litellm-{processes}"
     port, url = _address()
     there = {"api_base": f"{engine.url}/v1", "api_key": "none"}
     entries = [{"model_name": it, "litellm_params": {"model": f"openai/{it}", **there}} for it in (INSTANT, PACED)]
     config = {"model_list": entries, "litellm_settings": {"callbacks": [], "num_retries": 0, "set_verbose": False}}
     # JSON is YAML.
-    (folder / "litellm.yaml").write_text(json.dumps(config))
-    command = [environments.LITELLM.program(cache, "litellm"), "--config", str(folder / "litellm.yaml")]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    file = folder / f"{name}.yaml"
+    file.write_text(json.dumps(config))
+    command = [environments.LITELLM.program(cache, "litellm"), "--config", str(file)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", str(processes)]
     environ = {
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",
@@ -111,7 +114,7 @@ def litellm(folder: Path, cache: Path, engine: Contender) -> Iterator[Contender]
         # Without a key of its own it checks none, as the others.
         "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
     }
-    with _before(engine, "litellm", command, folder, url, env=environ, probe="/health/liveliness") as contender:
+    with _before(engine, name, command, folder, url, env=environ, probe="/health/liveliness") as contender:
         yield contender
 
 
@@ -194,4 +197,9 @@ def _ray_label(command: str) -> str:
     return "ray replica" if "ray::ServeReplica" in command else "ray runtime"
 
 
-_IN_FRONT = {"sglang-router": sglang_router, "vllm-router": vllm_router, "litellm": litellm}
+_IN_FRONT: dict[str, Callable[[Path, Path, Contender], contextlib.AbstractContextManager[Contender]]] = {
+    "sglang-router": sglang_router,
+    "vllm-router": vllm_router,
+    "litellm": litellm,
+    "litellm-2": partial(litellm, processes=2),
+}

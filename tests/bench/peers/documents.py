@@ -20,6 +20,7 @@ _PLOTS = (
 _NAMES = {
     "stub": "stub engine, bare",
     "litellm": "stub behind LiteLLM",
+    "litellm-2": "stub behind LiteLLM, two processes",
     "sglang-router": "stub behind sglang-router",
     "vllm-router": "stub behind vllm-router",
     _OURS: "Celerity",

@@ -99,7 +99,8 @@ def told(result: Round) -> str:
         f"{result.case.scenario:<16} {result.contender:<14} {result.number}  {values['answers_per_s']:9.1f} answers/s"
     )
     times = "ttft" if "ttft_p50_ms" in values else "e2e"
-    p50, p99 = (values.get(f"{times}_{percentile}_ms", 0.0) for percentile in ("p50", "p99"))
+    # Nothing that began within the window may have ended in it.
+    p50, p99 = (values.get(f"{times}_{percentile}_ms", float("nan")) for percentile in ("p50", "p99"))
     line += f"  {times:>4} p50 {p50:8.2f} ms  p99 {p99:8.2f} ms"
     line += f"  cpu {values['cpu_ms_per_answer']:7.3f} ms  client {values['client_busy']:4.0%}"
     return line + (f"  {values['errors']:.0f} errors" if values["errors"] else "")

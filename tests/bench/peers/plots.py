@@ -19,6 +19,7 @@ _COLOURS = {
     "sglang-router": "#1d4ed8",
     "vllm-router": "#60a5fa",
     "litellm": "#6b7280",
+    "litellm-2": "#9ca3af",
     "stub": "#111827",
     "vllm": "#1d4ed8",
     "ray-serve": "#047857",
@@ -28,6 +29,7 @@ _NAMES = {
     "celerity-2": "Celerity, two gateways",
     "stub": "stub engine, bare",
     "litellm": "LiteLLM",
+    "litellm-2": "LiteLLM, two processes",
     "vllm": "vLLM's server, bare",
     "ray-serve": "Ray Serve",
 }
@@ -121,7 +123,7 @@ def _cpu(rounds: Rounds, note: str, path: Path) -> None:
     panels = [panel for panel in _CPU if _contenders(rounds, panel[0], panel[1])]
     figure, all_axes = plt.subplots(len(panels), 1, figsize=(7.5, 2.6 * len(panels)), squeeze=False)
     for axes, (block, scenario, title) in zip(all_axes[:, 0], panels, strict=True):
-        names = [name for name in _contenders(rounds, block, scenario) if name != "litellm"][::-1]
+        names = [name for name in _contenders(rounds, block, scenario) if "litellm" not in name][::-1]
         shares = {name: _shares(rounds, block, scenario, name) for name in names}
         parts = sorted({part for share in shares.values() for part in share})
         left = [0.0] * len(names)

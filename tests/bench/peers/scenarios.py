@@ -83,6 +83,11 @@ class Block:
         return pair not in self.left_out and not (quick and pair in self.left_out_quick)
 
 
+_STUB = (*map(_paced, STEPS), *map(_unpaced, (64, 256)), *map(_short, STEPS))
+# What a second process of LiteLLM is looked at for.
+_LIMITS = ("unpaced-64", "short-64")
+
+
 def _pairs(contender: str, *scenarios: str) -> frozenset[tuple[str, str]]:
     return frozenset((contender, scenario) for scenario in scenarios)
 
@@ -90,14 +95,16 @@ def _pairs(contender: str, *scenarios: str) -> frozenset[tuple[str, str]]:
 BLOCKS = (
     Block(
         name="stub",
-        contenders=("stub", "sglang-router", "vllm-router", "litellm", "celerity", "celerity-2"),
-        scenarios=(*map(_paced, STEPS), *map(_unpaced, (64, 256)), *map(_short, STEPS)),
+        contenders=("stub", "sglang-router", "vllm-router", "litellm", "litellm-2", "celerity", "celerity-2"),
+        scenarios=_STUB,
         quick=("paced-1", "paced-32", "paced-64", "unpaced-64", "short-64"),
         # LiteLLM is at its limit at 64 already, and 256 streams would take half a minute a round.
-        # A second gateway process cannot matter to a few requests.
+        # A second process of a gateway cannot matter to a few requests.
         left_out=_pairs("litellm", "paced-256", "unpaced-256")
+        | _pairs("litellm-2", *(it.name for it in _STUB if it.name not in _LIMITS))
         | _pairs("celerity-2", "paced-1", "paced-8", "short-1", "short-8"),
         left_out_quick=_pairs("litellm", "paced-1", "paced-32", "paced-64")
+        | _pairs("litellm-2", *_LIMITS)
         | _pairs("celerity-2", "paced-32", "paced-64", "unpaced-64", "short-64"),
     ),
     Block(
