@@ -28,7 +28,8 @@ def load(url: str, scenario: Scenario, *, seconds: float, warmup_s: float, folde
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "deploy", "bench", url, "--model", scenario.model]
     command += ["--stream" if scenario.stream else "--no-stream", "--tokens", str(scenario.tokens)]
-    command += ["--concurrency", str(scenario.concurrency), "--seconds", str(seconds), "--warmup", str(warmup_s)]
+    how = ["--rate", str(scenario.rate)] if scenario.rate else ["--concurrency", str(scenario.concurrency)]
+    command += [*how, "--seconds", str(seconds), "--warmup", str(warmup_s)]
     command += ["--no-check", "--json", str(report), *(["--ignore-eos"] if scenario.ignore_eos else [])]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
     try:

@@ -13,15 +13,17 @@ STEPS = (1, 8, 32, 64, 256)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One kind of load. `ignore_eos` has a real model say as many tokens as were asked for."""
+    """One kind of load: so many requests at a time, or so many a second whatever becomes of them."""
 
     name: str
     title: str
     model: str
     stream: bool
     tokens: int
-    concurrency: int
+    concurrency: int | None = None
+    rate: float | None = None
     ignore_eos: bool = False
+    """Whether a real model is to say as many tokens as are asked for."""
 
 
 def _paced(concurrency: int) -> Scenario:
@@ -29,6 +31,11 @@ def _paced(concurrency: int) -> Scenario:
     return Scenario(
         name=f"paced-{concurrency}", title=title, model=PACED, stream=True, tokens=TOKENS, concurrency=concurrency
     )
+
+
+def _open(rate: int) -> Scenario:
+    title = f"streamed, {TOKENS} tokens at 2 ms, {rate} requests a second by chance"
+    return Scenario(name=f"open-{rate}", title=title, model=PACED, stream=True, tokens=TOKENS, rate=rate)
 
 
 def _unpaced(concurrency: int) -> Scenario:
@@ -83,7 +90,7 @@ class Block:
         return pair not in self.left_out and not (quick and pair in self.left_out_quick)
 
 
-_STUB = (*map(_paced, STEPS), *map(_unpaced, (64, 256)), *map(_short, STEPS))
+_STUB = (*map(_paced, STEPS), _open(100), *map(_unpaced, (64, 256)), *map(_short, STEPS))
 # What a second process of LiteLLM is looked at for.
 _LIMITS = ("unpaced-64", "short-64")
 
@@ -98,9 +105,9 @@ BLOCKS = (
         contenders=("stub", "sglang-router", "vllm-router", "litellm", "litellm-2", "celerity", "celerity-2"),
         scenarios=_STUB,
         quick=("paced-1", "paced-32", "paced-64", "unpaced-64", "short-64"),
-        # LiteLLM is at its limit at 64 already, and 256 streams would take half a minute a round.
+        # LiteLLM is at its limit at 64 already: 256 streams would take half a minute a round, and 100 a second never end.
         # A second process of a gateway cannot matter to a few requests.
-        left_out=_pairs("litellm", "paced-256", "unpaced-256")
+        left_out=_pairs("litellm", "paced-8", "paced-256", "open-100", "unpaced-256", "short-8")
         | _pairs("litellm-2", *(it.name for it in _STUB if it.name not in _LIMITS))
         | _pairs("celerity-2", "paced-1", "paced-8", "short-1", "short-8"),
         left_out_quick=_pairs("litellm", "paced-1", "paced-32", "paced-64")
