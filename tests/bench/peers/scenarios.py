@@ -105,7 +105,7 @@ BLOCKS = (
         contenders=("stub", "sglang-router", "vllm-router", "litellm", "litellm-2", "celerity", "celerity-2"),
         scenarios=_STUB,
         quick=("paced-1", "paced-32", "paced-64", "unpaced-64", "short-64"),
-        # LiteLLM is at its limit at 64 already: 256 streams would take half a minute a round, and 100 a second never end.
+        # LiteLLM is at its limit at 64 already: 256 streams take half a minute a round, and 100 a second never end.
         # A second process of a gateway cannot matter to a few requests.
         left_out=_pairs("litellm", "paced-8", "paced-256", "open-100", "unpaced-256", "short-8")
         | _pairs("litellm-2", *(it.name for it in _STUB if it.name not in _LIMITS))
