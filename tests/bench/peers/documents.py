@@ -156,7 +156,7 @@ def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _spread(seen: Spread | None) -> str:

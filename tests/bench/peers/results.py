@@ -64,7 +64,8 @@ class Results:
         """Compare round by round, since what disturbs a machine disturbs neighbours in time alike."""
         other = {it.number: it.values for it in self.of(case, theirs)}
         pairs = [(it.values, other[it.number]) for it in self.of(case, ours) if it.number in other]
-        return spread([how(mine[metric], its[metric]) for mine, its in pairs if metric in mine and metric in its])
+        # A window of a slow contender may have no answer, which is no measure of how slow it is.
+        return spread([how(mine[metric], its[metric]) for mine, its in pairs if metric in mine and its.get(metric)])
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -81,7 +82,7 @@ def spread(values: list[float]) -> Spread | None:
 
 
 def ratio(ours: float, theirs: float) -> float:
-    return ours / theirs if theirs else float("inf")
+    return ours / theirs
 
 
 def difference(ours: float, theirs: float) -> float:

@@ -86,6 +86,13 @@ class TestComparing:
         run = a_run(a_round("celerity", 1, per_s=10), a_round("litellm", 2, per_s=10))
         assert run.compared(CASE, "celerity", "litellm", "per_s", how=ratio) is None
 
+    def test_nor_does_one_in_which_the_other_had_no_answer(self) -> None:
+        run = a_run(
+            *(a_round("celerity", number, per_s=100) for number in (1, 2)),
+            *(a_round("litellm", number, per_s=value) for number, value in ((1, 0), (2, 50))),
+        )
+        assert run.compared(CASE, "celerity", "litellm", "per_s", how=ratio) == Spread(2, 2, 2)
+
     def test_the_same_scenario_of_another_block_is_another_case(self) -> None:
         run = a_run(a_round("celerity", 1, per_s=10), replace(a_round("celerity", 1, per_s=3), case=ELSEWHERE))
         assert run.seen(CASE, "celerity", "per_s") == Spread(10, 10, 10)
