@@ -45,8 +45,10 @@ lint: dev ## style, types, the import contracts, and whether the locks belong to
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m deploy.lock --check
 
-bench: dev ## measure the path: latency, throughput, idle cost
-	@exec $(BIN)/python -m tests.bench $(ARGS)
+# ARGS="peers --quick" for seven minutes, "peers --only vllm", "peers --write" for docs/benchmarks.md; the other
+# measurements have options of their own: ARGS=--help lists them, ARGS="--seconds 5" is the path on its own.
+bench: dev ## measure Celerity beside what people would pick instead (25 min; ARGS="peers --quick": 7 min)
+	@exec $(BIN)/python -m tests.bench $(or $(ARGS),peers)
 
 faults: dev ## break the whole system in every way of docs/faults.md, and write down what was seen (30 min)
 	@exec $(BIN)/python -m tests.faults $(ARGS)

@@ -25,6 +25,8 @@ class Meter:
     """Of streams, with content."""
     answered: int = 0
     """Answers that ended well, whenever they had begun."""
+    answered_ever: int = 0
+    """The same, with what came before `open` and after `close`: what the server has spent, it has spent on these."""
     ttft: Histogram = field(default_factory=Histogram)
     gaps: Histogram = field(default_factory=Histogram)
     e2e: Histogram = field(default_factory=Histogram)
@@ -56,6 +58,7 @@ class Meter:
 
     def ended(self, took_s: float, frames: int, tokens: int | None, *, timed: bool) -> None:
         """Count an answer that is complete and right. `tokens` is what its server says, if it does."""
+        self.answered_ever += 1
         if self.measuring:
             self.answered += 1
             if tokens is not None:
@@ -91,6 +94,7 @@ def results(plan: Plan, url: str, meter: Meter) -> dict[str, Any]:
         "concurrency": plan.concurrency,
         "rate": plan.rate,
         "requests": meter.e2e.count,
+        "answered_ever": meter.answered_ever,
         "errors": dict(meter.errors),
         "wall_s": round(meter.wall_s, 4),
         "client_cpu_s": round(meter.cpu_s, 4),

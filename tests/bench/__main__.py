@@ -3,6 +3,7 @@
 `python -m tests.bench [--seconds N]` starts a Redis, a gateway and an engine worker of
 its own, prints a table and, with `--json FILE`, writes the same as JSON. The simulated
 engine adds nothing (`ttft_ms: 0`), so what is measured is the product itself.
+`python -m tests.bench peers` compares it with others instead: see `tests.bench.peers`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.bench.guards import guards
 from tests.bench.idle import idle_site
 from tests.bench.load import cpu_s, family, load
 from tests.bench.loader import loader
+from tests.bench.peers.command import main as peers
 from tests.bench.streams import HOLD_S, streams
 from tests.stack import GatewayProcess, Stack, stack
 
@@ -39,6 +41,8 @@ models:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["peers"]:
+        sys.exit(peers(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load runs")
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long the idle system is watched")

@@ -1,0 +1,1 @@
+"""Celerity beside what people would pick instead, in one run: `make bench`."""
