@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -150,7 +151,7 @@ def _row(results: Results, block: str, scenario: Scenario, contender: str) -> tu
 def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the middle of each name's values, the greatest first."""
     names = dict.fromkeys(name for values in rounds for name in values)
-    middles = {name: sorted(it.get(name, 0.0) for it in rounds)[len(rounds) // 2] for name in names}
+    middles = {name: statistics.median(it.get(name, 0.0) for it in rounds) for name in names}
     return dict(sorted(middles.items(), key=lambda item: -item[1]))
 
 
