@@ -7,6 +7,7 @@ the token ids beside each piece of an answer.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from tasks import keys
@@ -15,6 +16,7 @@ from tasks.messages import decode_call
 from tasks.serving import streams
 from tasks.serving.claim_store import Claim, ClaimStore, Refusal, Verdict
 from tasks.serving.heartbeat import Heartbeat
+from tasks.serving.line import Command
 from tasks.serving.outlet import Outlet
 
 __all__ = ["app"]
@@ -35,16 +37,14 @@ class UnguardedClaims(ClaimStore):
 
 
 class UnguardedWriter(streams.StreamWriter):
-    def _put(self, pipe: Any, outlet: Outlet) -> int:
+    def _put(self, outlet: Outlet) -> list[Command]:
         key = keys.stream(outlet.request_id)
-        records = outlet.take()
-        for record in records:
-            pipe.execute_command("XADD", key, "*", *[part for pair in record.fields.items() for part in pair])
+        commands: list[Command] = [
+            ("XADD", key, "*", *chain.from_iterable(record.fields.items())) for record in outlet.take()
+        ]
         if outlet.status is None:
-            return len(records)
-        pipe.execute_command("EXPIRE", key, keys.STREAM_TTL_S)
-        pipe.execute_command("UNLINK", keys.request(outlet.request_id))
-        return len(records) + 2
+            return commands
+        return [*commands, ("EXPIRE", key, keys.STREAM_TTL_S), ("UNLINK", keys.request(outlet.request_id))]
 
 
 def _add(self: Outlet, frames: bytes, trail: bytes | None) -> None:
