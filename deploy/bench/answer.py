@@ -102,10 +102,6 @@ class Answer:
         self.complete = self.complete or (self._body is not None and self._body.ends_with_connection)
 
     @property
-    def begun(self) -> bool:
-        return bool(self._body or self._head)
-
-    @property
     def completion_tokens(self) -> int | None:
         """As the server counts them; None where it does not say, or not yet."""
         if self._events is not None:

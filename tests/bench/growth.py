@@ -26,6 +26,7 @@ WORKERS = (1, 4, 16)
 # What is held while models and workers grow.
 CONCURRENCY = 64
 _IDLE_S = 5.0
+_ALONE = ", only one asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,13 @@ class Scene:
             f"{what}: {kind}, {size}: {name}": value
             for kind, levels in self.levels.items()
             for size, level in levels.items()
-            for name, value in _said(level, levels[min(levels)]).items()
+            for name, value in _said(level, self._first(kind)).items()
         }
+
+    def _first(self, kind: str) -> Level:
+        """Return what the others are a ratio to."""
+        levels = self.levels[kind.removesuffix(_ALONE)]
+        return levels[min(levels)]
 
 
 def growth(rounds: int, seconds: float, most: int) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def _models(rounds: int, seconds: float, sizes: tuple[int, ...]) -> dict[str, An
                     options = {"concurrency": CONCURRENCY, "tokens": kind.tokens, "stream": kind.stream}
                     scene.round(kind.name, size, names[:size], **options)
                     if size == max(sizes):
-                        scene.round(f"{kind.name}, only one asked", size, names[:1], **options)
+                        scene.round(kind.name + _ALONE, size, names[:1], **options)
         return scene.results("models")
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.bench.answer import CHAT, COMPLETION, Answer
@@ -69,17 +69,20 @@ def test_a_stream_is_the_same_byte_by_byte() -> None:
     is_the_stream([STREAM[i : i + 1] for i in range(len(STREAM))])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM))))
 def test_a_stream_is_the_same_in_any_pieces(places: list[int]) -> None:
     is_the_stream(split(STREAM, places))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 400)))
 def test_chunks_may_end_anywhere_in_a_frame(places: list[int]) -> None:
     body = b"".join([frame(ROLE), *TOKENS, frame({}), USAGE, DONE])
     is_the_stream([chunked(*split(body, places))])
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), max_size=8))
 def test_every_token_counts_whatever_it_says(texts: list[str]) -> None:
     answer, _ = read([chunked(frame(ROLE), *(frame({"content": text}) for text in texts), DONE)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.bench.histogram import Histogram
@@ -20,12 +20,14 @@ def filled(values: list[float]) -> Histogram:
     return histogram
 
 
+@settings(deadline=None)
 @given(times, st.floats(0.1, 100))
 def test_a_percentile_is_as_near_as_promised(values: list[float], percent: float) -> None:
     exact = sorted(values)[math.ceil(len(values) * percent / 100) - 1]
     assert filled(values).percentile(percent) == pytest.approx(exact, rel=0.004, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(times)
 def test_mean_and_longest_are_exact(values: list[float]) -> None:
     histogram = filled(values)
