@@ -25,7 +25,9 @@ from workers.host.pool import EnginePool
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 1
+_RETRY_S = 0.2
+_LOSS_S = 0.25
+_PUMP_S = 0.02
 
 
 class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
@@ -39,9 +41,14 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes; tasks end and time limits fire meanwhile."""
         self.prepare(conn)
-        conn.ensure_connection(
-            self._on_unreachable, interval_start=_RETRY_S, interval_step=0, interval_max=0, callback=self._breathe
-        )
+
+        def meanwhile() -> None:
+            # kombu counts the channel that it could not open as open, and they are numbered.
+            del conn.transport._used_channel_ids[:]
+            self._breathe()
+
+        # `meanwhile` is what waits between two trials.
+        conn.ensure_connection(self._on_unreachable, interval_max=0, callback=meanwhile)
         if self._lost_at is not None:
             away_s = round(time.monotonic() - self._lost_at, 1)
             self._lost_at = None
@@ -65,7 +72,7 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             warnings.simplefilter("ignore", CPendingDeprecationWarning)
             super().on_connection_error_after_connected(exc)
         # A Redis that accepts connections and then fails them must not be asked in a tight loop.
-        time.sleep(_RETRY_S / 4)
+        time.sleep(_LOSS_S)
 
     def cancel_active_requests(self) -> None:
         """On SIGQUIT. Celery would cancel each task as if somebody had revoked it; ours are given to another worker."""
@@ -90,10 +97,15 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
             log.warning("redis is lost", extra={"event": "redis_lost", "reason": type(exc).__name__})
 
     def _breathe(self) -> None:
-        maybe_shutdown()
-        # The worker of the loader and that of a node agent run Celery's solo pool, which is idle by now.
-        if isinstance(self.pool, EnginePool):
-            self.pool.pump()
+        """For a moment, do what the hub would do."""
+        until = time.monotonic() + _RETRY_S
+        while time.monotonic() < until:
+            maybe_shutdown()
+            # The worker of the loader and that of a node agent run Celery's solo pool, which is idle by now.
+            if isinstance(self.pool, EnginePool):
+                self.pool.pump()
+            else:
+                time.sleep(_PUMP_S)
 
 
 def _one() -> Pull:
