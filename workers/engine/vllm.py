@@ -115,6 +115,7 @@ class VllmEngine:
         self._gauges.after_step = self._client.after_step
         # In place of vLLM's own loggers, one of which keeps Prometheus series at every step.
         self._llm.logger_manager.stat_loggers = [self._gauges]
+        vllm_loading.count_no_tokens(self._llm, args)
         vllm_loading.log_like_ours()
         self._seats = self._llm.vllm_config.scheduler_config.max_num_seqs
         self._weigh()
@@ -316,7 +317,7 @@ class VllmEngine:
             run = PlainStream(patterns, answer_id, tape.token, job.on_frames or buffer.put)
         else:
             assert route.patterns.whole is not None
-            run = PlainAnswer(route.patterns.whole, answer_id, tape.token)
+            run = PlainAnswer(route.patterns.whole, answer_id, tape.token, lambda said: tape.follow(0, lambda: said))
         following = contextlib.nullcontext() if job.stream else self._client.following(tape, 0, tape.asked.request_id)
         try:
             with following:
