@@ -78,7 +78,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[EngineLoop]:
-    with running(demo(max_model_len=2048)) as engine_loop:
+    with running(demo(max_model_len=512)) as engine_loop:
         yield engine_loop
 
 
@@ -215,7 +215,7 @@ def test_frames_are_handed_over_within_the_engines_step(loop: EngineLoop) -> Non
 
 def test_a_prompt_that_does_not_fit_is_refused_with_a_recipe_too(loop: EngineLoop) -> None:
 
-    loop.call(loop.pieces(job("chat", chat("hi", max_tokens=2000), stream=True)))
+    loop.call(loop.pieces(job("chat", chat("hi", max_tokens=100), stream=True)))
     with pytest.raises(RequestRefusedError) as refused:
-        loop.call(loop.pieces(job("chat", chat("word " * 300, max_tokens=2000), stream=True)))
+        loop.call(loop.pieces(job("chat", chat("word " * 300, max_tokens=100), stream=True)))
     assert refused.value.code == "context_length_exceeded"
