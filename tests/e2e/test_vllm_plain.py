@@ -78,7 +78,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[EngineLoop]:
-    with running(demo()) as engine_loop:
+    with running(demo(max_model_len=512)) as engine_loop:
         yield engine_loop
 
 
@@ -106,7 +106,7 @@ def vllms_own(loop: EngineLoop, one: Job, heard: list[Any]) -> bytes:
 
 
 async def written(serving: Any, one: Job, request: Any, answer_id: str, heard: list[Any]) -> bytes:
-    from vllm.entrypoints.generate.base.protocol import RequestResponseMetadata  # noqa: PLC0415 - where it is installed
+    from vllm.entrypoints.generate.base.protocol import RequestResponseMetadata
 
     async def outputs() -> AsyncIterator[Any]:
         for output in heard:
@@ -121,7 +121,7 @@ async def written(serving: Any, one: Job, request: Any, answer_id: str, heard: l
         )
         return "".join([frame async for frame in frames]).encode()
     tokenizer = serving.renderer.tokenizer
-    asked = (serving, request, outputs(), answer_id, "demo", [], tokenizer, metadata)
+    asked: Any = (serving, request, outputs(), answer_id, "demo", [], tokenizer, metadata)
     if one.stream:
         return "".join([frame async for frame in own.chat_completion_stream_generator(*asked)]).encode()
     parser = serving._make_parser(request, tokenizer, {})
@@ -194,7 +194,7 @@ def test_a_token_costs_one_text_in_json_and_no_model_of_pydantics(loop: EngineLo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseModel, "model_dump_json", lambda self, **_: made.append(self))
         patch.setattr(BaseModel, "__init__", lambda self, **_: made.append(self))
-        patch.setattr(vllm_plain_run.orjson, "dumps", dumps)
+        patch.setattr(orjson, "dumps", dumps)
         *frames, result = loop.call(loop.pieces(job("chat", body, stream=True)))
     assert not made
     assert isinstance(result, Result)
@@ -214,9 +214,8 @@ def test_frames_are_handed_over_within_the_engines_step(loop: EngineLoop) -> Non
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_a_recipe_too(loop: EngineLoop) -> None:
-    from workers.engine.base import RequestRefusedError  # noqa: PLC0415 - used once
 
-    loop.call(loop.pieces(job("chat", chat("hi", max_tokens=2000), stream=True)))
+    loop.call(loop.pieces(job("chat", chat("hi", max_tokens=100), stream=True)))
     with pytest.raises(RequestRefusedError) as refused:
-        loop.call(loop.pieces(job("chat", chat("word " * 300, max_tokens=2000), stream=True)))
+        loop.call(loop.pieces(job("chat", chat("word " * 300, max_tokens=100), stream=True)))
     assert refused.value.code == "context_length_exceeded"

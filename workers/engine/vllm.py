@@ -1,7 +1,7 @@
 """The vLLM engine: vLLM as a library, with its own OpenAI layer.
 
-This module, `vllm_loading` and `vllm_choices` are the only ones that import vllm, and
-this one is imported first.
+This module and those that the contract `vllm` in setup.cfg names are the only ones that
+import vllm, and this one is imported first.
 
 Handlers, chunk shapes, chat templates and parsers are vLLM's, and so are the bytes; no
 HTTP server of vLLM's runs. vLLM's HTTP layer has limits of its own, but those on bodies
@@ -40,7 +40,7 @@ from workers.engine.vllm_gauges import Gauges
 from workers.engine.vllm_plain import is_plain
 from workers.engine.vllm_plain_run import Asked, Buffer, PlainAnswer, PlainRun, PlainStream
 from workers.engine.vllm_pulse import CPU_STEP_S, GPU_STEP_S, Pulse
-from workers.engine.vllm_tape import Tape
+from workers.engine.vllm_tape import TAPE, Tape
 from workers.registry import ModelSpec
 
 # vLLM reads these while it is imported, so they stand above its imports.
@@ -56,7 +56,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
 from workers.engine import vllm_loading
 from workers.engine.vllm_loading import EngineLoadError, Route
-from workers.engine.vllm_replay import TAPE, NotingClient
+from workers.engine.vllm_replay import NotingClient
 from workers.engine.vllm_samples import Usage
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class VllmEngine:
         self._gauges.after_step = self._client.after_step
         # In place of vLLM's own loggers, one of which keeps Prometheus series at every step.
         self._llm.logger_manager.stat_loggers = [self._gauges]
+        vllm_loading.count_no_tokens(self._llm, args)
         vllm_loading.log_like_ours()
         self._seats = self._llm.vllm_config.scheduler_config.max_num_seqs
         self._weigh()
@@ -316,7 +317,7 @@ class VllmEngine:
             run = PlainStream(patterns, answer_id, tape.token, job.on_frames or buffer.put)
         else:
             assert route.patterns.whole is not None
-            run = PlainAnswer(route.patterns.whole, answer_id, tape.token)
+            run = PlainAnswer(route.patterns.whole, answer_id, tape.token, lambda said: tape.follow(0, lambda: said))
         following = contextlib.nullcontext() if job.stream else self._client.following(tape, 0, tape.asked.request_id)
         try:
             with following:

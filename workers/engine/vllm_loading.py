@@ -128,6 +128,16 @@ async def _patterns(sampling: Coroutine[Any, Any, Patterns | None]) -> Patterns 
         return None
 
 
+def count_no_tokens(llm: Any, args: Any) -> None:
+    """Leave out vLLM's times of every token, which take as long as its text; the scheduler's own numbers still come.
+
+    To be called before the first request. Traces, metrics of single requests and adapters are made of them.
+    """
+    processor = llm.output_processor
+    if not (processor.tracing_enabled or args.enable_per_request_metrics or llm.vllm_config.lora_config):
+        llm.log_stats = processor.log_stats = False
+
+
 def log_like_ours() -> None:
     """Send vLLM's warnings and worse where our own records go, except for what may hold a prompt."""
     logger = logging.getLogger("vllm")

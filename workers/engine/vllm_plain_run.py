@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,14 +132,18 @@ class PlainStream(PlainRun):
 
 
 class PlainAnswer(PlainRun):
-    """An answer that comes whole."""
+    """An answer that comes whole. `on_end` gets what the engine said, which it then forgets."""
 
-    def __init__(self, pattern: Pattern, answer_id: str, on_token: Callable[[], None]) -> None:
+    def __init__(
+        self, pattern: Pattern, answer_id: str, on_token: Callable[[], None], on_end: Callable[[Sequence[Any]], None]
+    ) -> None:
         super().__init__(on_token)
+        self._on_end = on_end
         self._pattern = pattern
         self._answer_id = answer_id
 
     def _take(self, output: Any, said: Any) -> None:
+        self._on_end(output.outputs)
         prompt, tokens = len(output.prompt_token_ids), len(said.token_ids)
         finish = said.finish_reason or "stop"
         values = {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.engine.vllm_replay import TAPE
+from workers.engine.vllm_tape import TAPE
 
 # Rendered and made tokens of within half a millisecond.
 _SHORT = 2000

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +27,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from workers.engine.base import Progress
 from workers.engine.vllm_choices import Choices, check_reach
 from workers.engine.vllm_plain_run import Asked, PlainRun
-from workers.engine.vllm_tape import Tape
-
-TAPE: ContextVar[Tape | None] = ContextVar("TAPE", default=None)
-"""The tape of the job on whose behalf the serving layer is called."""
+from workers.engine.vllm_tape import TAPE, Tape
 
 # What has no plain tokens, or two prompts, cannot be continued by appending tokens.
 _CONTINUABLE = frozenset({"token", "multimodal"})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.engine.vllm_replay import TAPE
+from workers.engine.vllm_tape import TAPE
 
 
 def give_plain_answers_away(chat: Any, completion: Any) -> None:

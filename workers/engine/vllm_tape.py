@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from workers.engine.base import Frames, Job, RequestRefusedError
@@ -157,6 +158,10 @@ class Tape:
         """Raises RequestRefusedError if the client has more frames than there were."""
         if self._skip:
             raise lost()
+
+
+TAPE: ContextVar[Tape | None] = ContextVar("TAPE", default=None)
+"""The tape of the job on whose behalf the serving layer is called."""
 
 
 def _past_of_whole(job: Job) -> list[Output]:
