@@ -319,6 +319,16 @@ def test_several_come_at_once_but_never_more_than_half_of_what_waits(client: red
     assert client.hlen("unacked") == client.zcard("unacked_index") == 5
 
 
+def test_bulk_work_is_not_taken_while_interactive_requests_are_left(client: redis.Redis, side: Side) -> None:
+    side.connect()
+    client.lpush(QUEUE, *(message(str(n)) for n in range(4)))
+    client.lpush(BULK_LIST, *(message(f"bulk{n}", Priority.BULK) for n in range(4)))
+    for _ in range(3):
+        assert side.channel._exchange((INTERACTIVE, BULK), 4) <= 4
+    assert ids(side)[:4] == ["0", "1", "2", "3"]
+    assert client.llen(BULK_LIST) == 2
+
+
 def test_the_news_of_what_is_done_brings_what_is_next(client: redis.Redis, side: Side) -> None:
     side.most = 100
     side.connect()
@@ -376,6 +386,22 @@ def test_what_was_taken_in_a_reply_that_was_lost_is_put_back_where_the_keys_are_
     assert waiting(client) == (["1", "2"] if alone else ["2"])
     assert client.hlen("unacked") == (1 if alone else 2)
     assert ids(side) == ["0"]
+
+
+def test_what_was_popped_when_a_reply_was_lost_is_taken_in_once(client: redis.Redis, side: Side) -> None:
+    side.ledger.alone = True
+    side.most = 2
+    channel = side.connect()
+    lose_the_reply(channel)
+    client.lpush(QUEUE, *(message(str(n)) for n in range(2)))
+    with pytest.raises(redis.ConnectionError):
+        take(side, 1)
+    assert len(side.ledger.popped) == 1
+    channel.let_go()
+    channel.tend()
+    assert ids(side) == ["0"]
+    assert waiting(client) == ["1"]
+    assert client.hlen("unacked") == 1
 
 
 def test_who_loses_the_connection_while_it_takes_messages_in_gets_the_others_again(

@@ -7,7 +7,8 @@
 --       hand its tag and itself as it is kept
 -- Returns for each message taken the number of its list, its tag ('': it has none, and is not kept), and itself.
 --
--- Of a list no more than half is taken at once, so that others who have room get their part.
+-- Of a list no more than half is taken at once, so that others who have room get their part. Nothing is taken from
+-- the lists behind one in which something is left.
 -- What is kept is written before the message leaves its list: a full Redis refuses the write, and nothing is lost.
 local done = tonumber(ARGV[3])
 if done > 0 then
@@ -23,7 +24,8 @@ local taken = {}
 local left = tonumber(ARGV[1])
 for list = 1, #KEYS - 2 do
     local key = KEYS[list + 2]
-    local share = left > 0 and math.min(left, math.ceil(redis.call('LLEN', key) / 2)) or 0
+    local length = left > 0 and redis.call('LLEN', key) or 0
+    local share = math.min(left, math.ceil(length / 2))
     for _ = 1, share do
         local message = redis.call('LINDEX', key, -1)
         local tag = string.match(message, '"delivery_tag":%s*"([%w_:.-]+)"') or ''
@@ -37,6 +39,6 @@ for list = 1, #KEYS - 2 do
         table.insert(taken, tag)
         table.insert(taken, message)
     end
-    left = left - share
+    left = share < length and 0 or left - share
 end
 return taken

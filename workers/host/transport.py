@@ -114,9 +114,9 @@ class Channel(stock.Channel):
         self._shaky = False
         self._refused = False
         try:
-            self._recover()
             if self.ledger.popped or self.ledger.settled:
                 self._exchange()
+            self._recover()
             self._put_back()
         except redis.ResponseError as error:
             self._refuse(error)
@@ -306,6 +306,8 @@ class Channel(stock.Channel):
     def _recover(self) -> None:
         """Put back what was taken in an exchange whose answer never came."""
         ledger = self.ledger
+        if ledger.popped:
+            return  # it may be among the unacknowledged already, and is ours
         if ledger.unsure and ledger.alone:
             with self.conn_or_acquire() as client:
                 for tag in self._noted(client):
