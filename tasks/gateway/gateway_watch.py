@@ -147,6 +147,7 @@ class GatewayWatch:
             restarted = bool(look.run_id) and self._run_id not in ("", look.run_id)
             self._run_id = look.run_id or self._run_id
             self._suspects = bool(look.dead)
+            self._resting = self._resting and not self._suspects
             if now - began > _SLOW_S:
                 self._replicas.disturbed(now)
             for replica_id in self._replicas.certain(look.dead, now):

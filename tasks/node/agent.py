@@ -92,8 +92,9 @@ class NodeAgent:
             except Exception:
                 # The thread's boundary: without its agent the machine would soon count as dead.
                 log.exception("agent broke", extra={"event": "agent_broke"})
-            woken = self._woken.wait(TURN_S)
-            self._woken.clear()
+            # One who wakes us when we have just stopped waiting is heard the next time.
+            if woken := self._woken.wait(TURN_S):
+                self._woken.clear()
         self._machine.close()
 
     def wake(self) -> None:

@@ -115,6 +115,14 @@ def test_the_first_answer_after_a_rest_is_looked_after_at_once(server: RedisServ
     answer.close()
 
 
+def test_who_seems_dead_to_a_resting_gateway_is_looked_at_again_soon(server: RedisServer, client: redis.Redis) -> None:
+    gateway = Gateway(server, client)
+    gateway.watch._pace.busy(time.monotonic() - 2 * RESTS_AFTER_S)
+    client.zadd(keys.REPLICAS, {"w": 1})
+    gateway.watch._turn()
+    assert not gateway.watch._resting
+
+
 def test_a_watch_survives_what_it_cannot_read(server: RedisServer, client: redis.Redis) -> None:
     gateway = Gateway(server, client)
     client.set(keys.REPLICAS, "not a sorted set")
