@@ -219,3 +219,8 @@ def test_a_prompt_that_does_not_fit_is_refused_with_a_recipe_too(loop: EngineLoo
     with pytest.raises(RequestRefusedError) as refused:
         loop.call(loop.pieces(job("chat", chat("word " * 300, max_tokens=100), stream=True)))
     assert refused.value.code == "context_length_exceeded"
+
+
+def test_a_question_with_long_fields_is_not_kept(loop: EngineLoop) -> None:
+    loop.call(loop.pieces(job("chat", chat("hi", max_tokens=1, stop=["zq" * 5000]), stream=True)))
+    assert max(map(len, loop.engine._routes["chat"].recipes._kept), default=0) < 5000

@@ -21,6 +21,8 @@ from workers.engine.vllm_samples import Usage
 
 # Seeds make every body another.
 _MOST = 256
+# In bytes: a client may send stop texts of any length.
+_LONGEST = 4096
 # They change nothing that is asked of the engine.
 _BESIDE = frozenset({"messages", "request_id", "user"})
 _ROLES = frozenset({"system", "user", "assistant"})
@@ -54,14 +56,16 @@ class Recipes:
 
     def keep(self, body: Mapping[str, Any], rendering: Rendering, asked: Asked, request: Any) -> None:
         """Learn from what the serving layer has asked of the engine for `body`, which it read as `request`."""
-        if len(self._kept) >= _MOST:
-            del self._kept[next(iter(self._kept))]
         limit = body.get("max_completion_tokens")
         limit = body.get("max_tokens") if limit is None else limit
         if not (limit is None or type(limit) is int):
             return  # vLLM may have read a number in it
+        if len(key := _key(body)) > _LONGEST:
+            return
+        if len(self._kept) >= _MOST:
+            del self._kept[next(iter(self._kept))]
         usage = Usage.asked_for(request.stream_options)
-        self._kept[_key(body)] = Recipe(rendering, asked.params, asked.options, usage, limit)
+        self._kept[key] = Recipe(rendering, asked.params, asked.options, usage, limit)
 
     def ask(self, recipe: Recipe, body: Mapping[str, Any], request_id: str) -> Asked | None:
         """Return what the serving layer would ask for; None where it has to see for itself.
