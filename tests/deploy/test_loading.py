@@ -124,8 +124,8 @@ def test_without_a_terminal_a_line_is_told_when_something_is_new(capsys: pytest.
         (look(outlook="backing_off", reason="x; the next try is in 4 s", failures=failures), 5.0),
         (look(outlook="backing_off", reason="x; the next try is in 1 s", failures=failures | {"count": 2}), 6.0),
         (look(outlook="backing_off", reason="x; the next try is in 0 s", failures=failures | {"count": 2}), 21.0),
-        (look(loader={"last_run_age_s": 11.0}), 22.0),
-        (look(loader={"last_run_age_s": 12.0}), 23.0),
+        (look(loader={"last_run_age_s": 26.0}), 22.0),
+        (look(loader={"last_run_age_s": 27.0}), 23.0),
     ]
     with display("m") as show:
         for one, elapsed_s in looks:
@@ -137,7 +137,7 @@ def test_without_a_terminal_a_line_is_told_when_something_is_new(capsys: pytest.
         "m: x; the next try is in 5 s (4 s)",
         "m: x; the next try is in 1 s (6 s)",
         "m: x; the next try is in 0 s (21 s)",
-        "m: the loader has not run for 11 s; do beat and the control worker run? (22 s)",
+        "m: the loader has not run for 26 s; do beat and the control worker run? (22 s)",
     ]
 
 

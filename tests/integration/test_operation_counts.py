@@ -24,6 +24,12 @@ GATEWAY = {"ADMIT": 1.0, "json parses": 1.0, "writes to clients": 1.0, "XREAD": 
 # Nothing else is asked of Redis for a request; what runs beside them is not counted.
 FOR_NO_REQUEST = {"HGETALL", "HMGET", "XREVRANGE", "XADD", "EVAL", "LPUSH", "SCRIPT LOAD"}
 
+# Per one-token request, in Redis, whoever asks; what a script calls is counted as well. The four scripts admit it,
+# note its message, claim it, and take its message from the noted ones.
+REDIS = {"evalsha": 4, "brpop": 1, "lpush": 1, "rpop": 0, "xadd": 3, "hset": 3, "hgetall": 1, "hdel": 1, "expire": 5}
+# What runs beside the requests, for as long as they take.
+BESIDE = 15
+
 
 @pytest.fixture(scope="module")
 def gateway(running: Stack, sim: Worker) -> GatewayProcess:
@@ -82,3 +88,18 @@ def test_a_streamed_token_costs_one_write_a_record_at_most_and_no_json(gateway: 
     records = found["records started"] + found["records delta"] + found["records done"]
     assert found["XREAD"] <= records + 2 * REQUESTS
     assert not {name: found[name] for name in FOR_NO_REQUEST if found[name] >= REQUESTS}
+
+
+def test_a_request_costs_redis_no_more_than_this(running: Stack, gateway: GatewayProcess) -> None:
+    connection, client = gateway.connect(), running.client()
+    ask(connection, stream=False, tokens=1)
+    client.config_resetstat()
+    for _ in range(REQUESTS):
+        ask(connection, stream=False, tokens=1)
+    stats = client.info("commandstats")
+    connection.close()
+    client.close()
+    found = {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in REDIS}
+    assert {name: found[name] for name, most in REDIS.items() if found[name] > most * REQUESTS + BESIDE} == {}
+    # MULTI and EXEC, with which kombu notes and acknowledges, are gone with its round trips.
+    assert stats.get("cmdstat_multi", {"calls": 0})["calls"] < REQUESTS

@@ -40,6 +40,9 @@ class PlainRun:
     `put` is called within the engine's step, with every other request's, and must not raise.
     """
 
+    # Takes in what the engine has said of this request: its output, and the one choice in it.
+    _take: Callable[[Any, Any], None]
+
     def __init__(self, on_token: Callable[[], None]) -> None:
         self.ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._on_token = on_token
@@ -59,9 +62,6 @@ class PlainRun:
 
     def close(self) -> None:
         """Do nothing; vLLM ends an input stream here."""
-
-    def _take(self, output: Any, said: Any) -> None:
-        raise NotImplementedError
 
 
 class PlainStream(PlainRun):
