@@ -37,7 +37,11 @@ class SharedLine:
             leads, self._busy = not self._busy, True
             self._waiting.append(turn)
         if not leads:
-            turn.wait()
+            try:
+                turn.wait()
+            except BaseException:
+                self._leave(turn)
+                raise
         if not turn.replied:
             self._lead()
         if isinstance(turn.reply, Exception):
@@ -56,11 +60,23 @@ class SharedLine:
             if not isinstance(error, Exception):
                 raise
         finally:
-            with self._mutex:
-                following = self._waiting[0] if self._waiting else None
-                self._busy = following is not None
-            if following is not None:
-                following.wake()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        with self._mutex:
+            self._busy = bool(self._waiting)
+            if self._busy:
+                self._waiting[0].wake()
+
+    def _leave(self, turn: _Turn) -> None:
+        """Have one who was stopped while it waited lead nobody."""
+        with self._mutex:
+            if turn not in self._waiting:
+                return  # its command is under way
+            self._waiting.remove(turn)
+            chosen = turn.woken
+        if chosen:
+            self._pass_on()
 
     def _exchange(self, turns: list[_Turn]) -> None:
         connection = self._connection
@@ -107,3 +123,8 @@ class _Turn:
 
     def wake(self) -> None:
         self._woken.release()
+
+    @property
+    def woken(self) -> bool:
+        """Only until `wait` returns."""
+        return not self._woken.locked()

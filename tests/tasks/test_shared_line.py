@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from tasks.shared_line import SharedLine
+from tasks.shared_line import SharedLine, _Turn
 from tests.stack import in_threads
 from tests.waiting import wait_until
 
@@ -113,6 +113,44 @@ def test_who_is_stopped_while_it_leads_leaves_the_line_to_others(connection: Fak
         line.call(b"a")
     connection.broken = None
     assert line.call(b"b") == b"b"
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_who_is_stopped_while_it_waits_is_passed_over(
+    connection: FakeConnection, monkeypatch: pytest.MonkeyPatch, chosen: bool
+) -> None:
+    class Stopped(BaseException):
+        pass
+
+    wait = _Turn.wait
+
+    def stopped(turn: _Turn) -> None:
+        if chosen or turn.command != (b"c1",):
+            wait(turn)
+        if turn.command == (b"c1",):
+            raise Stopped
+
+    monkeypatch.setattr(_Turn, "wait", stopped)
+    line = line_over(connection)
+    got: list[bytes] = []
+
+    def call(index: int) -> None:
+        if index == 1:
+            wait_until(lambda: connection.writes, "the first to write")
+            with pytest.raises(Stopped):
+                line.call(b"c1")
+        elif index == 2:
+            wait_until(lambda: connection.writes and len(line._waiting) == chosen, "the other to wait or to leave")
+            got.append(line.call(b"c2"))
+        elif index == 3:
+            wait_until(lambda: len(line._waiting) == 1 + chosen, "all others to wait")
+            connection.may_answer.set()
+        else:
+            got.append(line.call(b"c0"))
+
+    in_threads(4, call)
+    assert sorted(got) == [b"c0", b"c2"]
+    assert line.call(b"again") == b"again"
 
 
 @pytest.mark.integration
