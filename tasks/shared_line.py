@@ -66,7 +66,9 @@ class SharedLine:
         with self._mutex:
             self._busy = bool(self._waiting)
             if self._busy:
-                self._waiting[0].wake()
+                following = self._waiting[0]
+                following.leads = True
+                following.wake()
 
     def _leave(self, turn: _Turn) -> None:
         """Have one who was stopped while it waited lead nobody."""
@@ -74,8 +76,7 @@ class SharedLine:
             if turn not in self._waiting:
                 return  # its command is under way
             self._waiting.remove(turn)
-            chosen = turn.woken
-        if chosen:
+        if turn.leads:
             self._pass_on()
 
     def _exchange(self, turns: list[_Turn]) -> None:
@@ -103,10 +104,11 @@ class SharedLine:
 class _Turn:
     """One command, and what came of it."""
 
-    __slots__ = ("_woken", "command", "replied", "reply")
+    __slots__ = ("_woken", "command", "leads", "replied", "reply")
 
     def __init__(self, command: tuple[Any, ...]) -> None:
         self.command = command
+        self.leads = False
         self.replied = False
         self.reply: Any = None
         self._woken = threading.Lock()
@@ -123,8 +125,3 @@ class _Turn:
 
     def wake(self) -> None:
         self._woken.release()
-
-    @property
-    def woken(self) -> bool:
-        """Only until `wait` returns."""
-        return not self._woken.locked()
