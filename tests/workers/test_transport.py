@@ -357,6 +357,18 @@ def test_what_a_full_redis_cannot_keep_stays_in_its_queue(client: redis.Redis, s
     assert side.channel._exchange(ALL_STEPS, 4) == 2
 
 
+def test_what_was_taken_before_a_list_that_is_none_is_not_lost(client: redis.Redis, side: Side) -> None:
+    side.ledger.alone = True
+    channel = side.connect()
+    client.lpush(QUEUE, message("a"))
+    client.set(BULK_LIST, "no list")
+    assert channel._exchange((INTERACTIVE, BULK), 4) == 0
+    client.delete(BULK_LIST)
+    channel.tend()
+    assert waiting(client) == ["a"]
+    assert client.hlen("unacked") == 0
+
+
 def lose_the_reply(channel: Any) -> None:
     """Have Redis do what it is asked next, and nobody hear of it."""
     say = channel._exchanger._say

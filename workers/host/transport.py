@@ -257,10 +257,11 @@ class Channel(stock.Channel):
                 done=done, in_hand=in_hand, most=wanted, lists=lists if wanted else (), now=time.time()
             )
         except redis.ResponseError as error:
+            # Some may have been taken all the same, here as below.
+            ledger.unsure = ledger.unsure or wanted > 0
             self._refuse(error)
             return 0
         except LOST:
-            # Some may have been taken all the same.
             ledger.unsure = ledger.unsure or wanted > 0
             raise
         self._accepted()
