@@ -27,7 +27,8 @@ MODELS = """
 models:
   sim-a: {engine: sim, pinned: true, aliases: [light], sim: {seats: 4}}
   idle: {engine: sim}
-  brief: {engine: sim, idle_ttl_s: 1}
+  # Longer than from one look of `celerity up` to the next, which tells of it.
+  brief: {engine: sim, idle_ttl_s: 6}
 """
 DOOMED = "doomed: {engine: sim, pinned: true, sim: {load_s: 600}}"
 COMMAND = (sys.executable, "-m", "deploy")
@@ -75,7 +76,7 @@ class Up:
         Celery writes a title over it, which is one word or many: the kernel and psutil tell them
         apart by which of the two is longer.
         """
-        return [it for it in self.family() if f"-n {name}@" in " ".join(it.cmdline())]
+        return [it for it in self.family() if f"-n {name}@" in command_line(it)]
 
     def service(self, name: str) -> psutil.Process:
         (found,) = self.services(name)
@@ -254,6 +255,20 @@ def test_killed_it_takes_everybody_with_it(tmp_path: Path) -> None:
         again.url()
 
 
+def command_line(process: psutil.Process) -> str:
+    """Return its command line; empty for one that has just ended."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def replica_of(process: psutil.Process) -> str | None:
+    """Return the replica whose process it is; None for one of another kind, or that has just ended."""
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("CELERITY_REPLICA_ID")
+    return None
+
+
 def doom(up: Up) -> None:
     """Have a load end as it does when the engine cannot read the weights."""
     wait_until(lambda: up.logs("doomed") or up.process.poll() is not None, "a load", timeout_s=60)
@@ -262,7 +277,7 @@ def doom(up: Up) -> None:
     replica = up.logs("doomed")[-1].stem
 
     def leaders() -> list[psutil.Process]:
-        return [it for it in up.family() if it.environ().get("CELERITY_REPLICA_ID") == replica]
+        return [it for it in up.family() if replica_of(it) == replica]
 
     wait_until(leaders, "its worker")
     for process in leaders():
