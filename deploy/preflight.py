@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import socket
@@ -78,13 +79,11 @@ def check_port(host: str, port: int, *, setting: str = "--port or CELERITY_PORT"
 
 def bind(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
+    with contextlib.ExitStack() as undo:
+        listener = undo.enter_context(socket.socket(family, kind, protocol))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except BaseException:
-        listener.close()
-        raise
+        undo.pop_all()
     return listener
 
 

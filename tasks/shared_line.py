@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
+from contextlib import ExitStack
 from typing import Any
 
 import redis
@@ -37,11 +38,10 @@ class SharedLine:
             leads, self._busy = not self._busy, True
             self._waiting.append(turn)
         if not leads:
-            try:
+            with ExitStack() as stopped:
+                stopped.callback(self._leave, turn)
                 turn.wait()
-            except BaseException:
-                self._leave(turn)
-                raise
+                stopped.pop_all()
         if not turn.replied:
             self._lead()
         if isinstance(turn.reply, Exception):
@@ -55,11 +55,11 @@ class SharedLine:
             self._waiting.clear()
         try:
             self._exchange(turns)
-        except BaseException as error:
+        except (redis.RedisError, OSError) as error:
             self._fail(turns, error)
-            if not isinstance(error, Exception):
-                raise
         finally:
+            # Whatever else ended it, nobody is left waiting.
+            self._fail(turns, redis.ConnectionError("the line was given up"))
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -91,14 +91,14 @@ class SharedLine:
             except redis.ResponseError as error:
                 turn.take(error)
 
-    def _fail(self, turns: list[_Turn], error: BaseException) -> None:
-        if self._connection is not None:
+    def _fail(self, turns: list[_Turn], error: Exception) -> None:
+        """Tell `error` to those who have no reply yet."""
+        waiting = [turn for turn in turns if not turn.replied]
+        if waiting and self._connection is not None:
             # What is still to come on it belongs to nobody any more.
             self._connection.disconnect()
-        told = error if isinstance(error, Exception) else redis.ConnectionError("the line was given up")
-        for turn in turns:
-            if not turn.replied:
-                turn.take(copy.copy(told))
+        for turn in waiting:
+            turn.take(copy.copy(error))
 
 
 class _Turn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import secrets
@@ -90,14 +91,13 @@ class RedisDispatcher:
         obstacle = None if warm else _tried_twice(lambda: self._threshold.obstacle(call.model, terms))
         readiness = Readiness.WARM if warm else Readiness.HINDERED if obstacle else Readiness.COLD
         followed = Followed(inbox=self._reader.follow(call.id), call=call, again=True, terms=terms)
-        try:
-            admission = self._admit(call, max_depth, once, readiness)
-        except BaseException:
-            self._reader.forget(followed.inbox)
+        with contextlib.ExitStack() as undo:
             if not call.keep_s:
                 # It may have been queued all the same, and the client is told that it was not.
-                self._watch.cancel(call)
-            raise
+                undo.callback(self._watch.cancel, call)
+            undo.callback(self._reader.forget, followed.inbox)
+            admission = self._admit(call, max_depth, once, readiness)
+            undo.pop_all()
         if isinstance(admission, Queued):
             if not warm:
                 self._threshold.nudge()

@@ -28,7 +28,8 @@ POOL = "workers.host.pool:EnginePool"
 CELERY = (sys.executable, "-m", "celery", "-q")
 CELERY_WORKER = (*CELERY, "-A", "tasks.app", "worker")
 # Mingle waits a second at every start and reconnect; gossip makes every worker read every
-# heartbeat. 5 s is the beat that Flower calls a worker online by.
+# heartbeat. A monitor such as Flower, which calls a worker online by its heartbeats, gets them three times as often
+# while it asks for events (`workers.host.monitoring`).
 WORKER_FLAGS = ("--without-gossip", "--without-mingle", "--heartbeat-interval", "15", "--loglevel", "WARNING")
 
 # What a process ended with that ended while nobody was there to see it. No real exit code is larger than 255.
