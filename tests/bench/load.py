@@ -14,25 +14,47 @@ import psutil
 
 from tests.stack import REPOSITORY, GatewayProcess, Stack
 
+_TIMEOUT_S = 300.0
 
-def load(
-    gateway: GatewayProcess, *models: str, tokens: int, stream: bool = True, may_fail: bool = False, **options: object
-) -> dict[str, Any]:
-    """Run `celerity bench` and return its figures; `options` are those of the command, such as `seconds`.
 
-    Nothing warms up unless that is asked for: all that was answered is in `requests`, and what
-    the system spends meanwhile can be divided by it. Fails on requests that do, unless they may.
+class LoadFailedError(Exception):
+    """The load gave no figures. The text is what it said."""
+
+
+def bench(url: str, *models: str, tokens: int, stream: bool = True, **options: object) -> dict[str, Any]:
+    """Run `celerity bench` and return its figures. Raises LoadFailedError where nothing was answered.
+
+    `options` are those of the command, such as `seconds`; what is None or False is left out, and True is a flag.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "figures.json"
-        command = [sys.executable, "-m", "deploy", "bench", gateway.url, "--json", str(target), "--no-check"]
+        command = [sys.executable, "-m", "deploy", "bench", url, "--json", str(target), "--no-check"]
         command += [f"--model={model}" for model in models]
         command += [f"--tokens={tokens}", "--stream" if stream else "--no-stream"]
-        command += [f"--{name}={value}" for name, value in ({"warmup": 0.0} | options).items()]
+        for name, value in options.items():
+            if value not in (None, False):
+                flag = f"--{name.replace('_', '-')}"
+                command.append(flag if value is True else f"{flag}={value}")
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
-        done = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        figures: dict[str, Any] = json.loads(target.read_text())
+        try:
+            done = subprocess.run(
+                command, cwd=REPOSITORY, env=environ, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise LoadFailedError(f"no end after {_TIMEOUT_S:g} s") from None
+        figures: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
+    if not figures.get("answered_ever"):
+        raise LoadFailedError(str(figures.get("errors") or done.stderr or done.stdout)[-1000:])
+    return figures
+
+
+def load(gateway: GatewayProcess, *models: str, tokens: int, may_fail: bool = False, **options: Any) -> dict[str, Any]:
+    """Return the figures of `bench`. Fails on requests that do, unless they may.
+
+    Nothing warms up unless that is asked for: all that was answered is in `requests`, and what
+    the system spends meanwhile can be divided by it.
+    """
+    figures = bench(gateway.url, *models, tokens=tokens, **{"warmup": 0.0} | options)
     assert may_fail or not figures["errors"], figures["errors"]
     return figures
 

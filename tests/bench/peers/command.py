@@ -58,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, folder: Path) -> Results:
     results = Results(about=about(options))
-    comparison = Comparison(
-        rounds=options.rounds, seconds=options.seconds, quick=options.quick, folder=folder, results=results
-    )
+    comparison = Comparison(rounds=options.rounds, seconds=options.seconds, quick=options.quick, results=results)
     for block in BLOCKS:
         scenarios = block.chosen(quick=options.quick, names=options.scenario or ())
         if scenarios and (not options.only or block.name in options.only):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.load import LoadFailedError
 from tests.bench.peers import client
-from tests.bench.peers.client import LoadFailedError
 from tests.bench.peers.contender import Contender, Spent, spent
 from tests.bench.peers.environments import NotInstalledError
 from tests.bench.peers.results import Case, Results, Round
@@ -35,7 +35,6 @@ class Comparison:
     rounds: int
     seconds: float
     quick: bool
-    folder: Path
     results: Results
 
     def run(self, block: Block, contenders: Sequence[str], scenarios: Sequence[Scenario], start: Start) -> None:
@@ -61,7 +60,7 @@ class Comparison:
     def _round(self, case: Case, scenario: Scenario, contender: Contender, number: int) -> None:
         before = spent(contender)
         try:
-            report = client.load(contender.url, scenario, seconds=self.seconds, warmup_s=_WARMUP_S, folder=self.folder)
+            report = client.load(contender.url, scenario, seconds=self.seconds, warmup_s=_WARMUP_S)
         except LoadFailedError as error:
             self.results.failures[f"{case.block}: {contender.name}, {scenario.name}"] = str(error)
             return
