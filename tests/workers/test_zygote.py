@@ -89,8 +89,13 @@ def ready(launcher: DetachedLauncher, wanted: Spare) -> Zygote:
 
 
 def facts(replica: Replica) -> dict[str, Any]:
-    wait_until(lambda: any(line.startswith("{") for line in replica.tail(20)), "the program to speak")
-    return dict(json.loads(next(line for line in replica.tail(20) if line.startswith("{"))))
+    """What the program says of itself. A reader may see the first pages of a line that is still being written."""
+
+    def said() -> list[str]:
+        return [line for line in replica.tail(20) if line.startswith("{") and line.endswith("}")]
+
+    wait_until(lambda: bool(said()), "the program to speak")
+    return dict(json.loads(said()[0]))
 
 
 def gone(pid: int) -> bool:
