@@ -108,6 +108,10 @@ class Failed:
 Event = Started | Delta | Done | Failed
 
 
+_TOKEN = [b"k", b"delta", b"f"]
+_TRAIL = [b"t"]
+
+
 def parse_id(record_id: str) -> tuple[int, int]:
     """Return the attempt and the place in it that a record's id (`<attempt>-<seq>`) names."""
     attempt, _, seq = record_id.partition("-")
@@ -173,6 +177,13 @@ def encode_event(event: Event) -> Fields:
             return fields if param is None else fields | {b"param": param.encode()}
         case _:
             assert_never(event)
+
+
+def decode_record(flat: list[bytes], record_id: bytes) -> Event | None:
+    """As `decode_event`, of a record's names and values in turn."""
+    if flat[:3] == _TOKEN and flat[4:5] == _TRAIL:  # most records are such, and need no dictionary
+        return Delta(flat[3], flat[5], record_id.decode())
+    return decode_event(dict(zip(flat[::2], flat[1::2], strict=True)), record_id)
 
 
 def decode_event(fields: Mapping[bytes, bytes], record_id: bytes = b"") -> Event | None:

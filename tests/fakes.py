@@ -12,6 +12,7 @@ from tasks.messages import Call, Delta, Done, Event, Failed, Started
 from tasks.requests import cold_start
 from tasks.requests.cold_start import NO_TERMS, Deferred, Patience, Standing, Terms
 from tasks.requests.dispatch import Answer, Dispatcher, Once, RequestFacts, RequestStatus
+from tasks.requests.inbox import Forward
 from workers.placement.actions import Explanation
 from workers.registry import Registry
 
@@ -70,7 +71,7 @@ class FakeAnswer:
         """Closed before its end was seen, and not kept for later."""
         return self.closed and not self.ended and not self.kept
 
-    def next(self, timeout_s: float) -> Event | None:
+    def next(self, timeout_s: float, forward: Forward | None = None) -> Event | None:
         if self.abandoned:
             raise RequestCancelledError("abandoned")
         if not self.script:

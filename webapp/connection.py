@@ -63,6 +63,8 @@ class ClientConnection:
         self._served = False
         self._to_hold = 0
         self._held = b""
+        self.chunked = False
+        """Whether the answer's body goes out in chunks."""
         self._set_user_timeout()
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -123,6 +125,23 @@ class ClientConnection:
         except TimeoutError:
             log.info("slow client dropped", extra={"event": "slow_client_dropped"})
             raise ConnectionResetError(errno.ECONNRESET, "the client does not read") from None
+
+    def forward(self, piece: bytes) -> bool:
+        """Write a further piece of a streamed body, as far as the client takes it at once. Neither waits nor raises.
+
+        False: a part is held back, for `flush`.
+        """
+        data = b"%X\r\n%b\r\n" % (len(piece), piece) if self.chunked else piece
+        if not (self._held or self._to_hold):
+            try:
+                sent = self._sock.send(data, 0, 0.0)
+            except OSError:  # it has left, or does not read: whoever waits for it will learn that
+                sent = 0
+            if sent == len(data):
+                return True
+            data = data[sent:]
+        self._held += data
+        return False
 
     def flush(self) -> None:
         """Write what was held back and nothing has followed."""

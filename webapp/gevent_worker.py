@@ -137,7 +137,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             response = getattr(start_response, "__self__", None)
             if response is not None and (self._gateway.drain.began or _body_left(environ["wsgi.input"])):
                 response.force_close()
-            return start_response(status, headers, exc_info)
+            write = start_response(status, headers, exc_info)
+            if response is not None:
+                environ["gunicorn.socket"].chunked = response.chunked
+            return write
 
         return self._app(environ, start)
 

@@ -13,6 +13,7 @@ from tasks.messages import Done, Event, Failed
 from tasks.records.outlooks import OutlookStore
 from tasks.requests import cold_start
 from tasks.requests.cold_start import Standing
+from tasks.requests.inbox import Forward
 from tasks.requests.request_store import RequestStore
 from tasks.requests.stream_reader import StreamReader
 
@@ -38,8 +39,8 @@ class StreamAnswer:
     def request_id(self) -> str:
         return self._followed.call.id
 
-    def next(self, timeout_s: float) -> Event | None:
-        event = self._inbox.get(timeout_s)
+    def next(self, timeout_s: float, forward: Forward | None = None) -> Event | None:
+        event = self._inbox.get(timeout_s, forward)
         if self._inbox.abandoned:
             raise RequestCancelledError("The client has left.")
         if isinstance(event, Done | Failed):

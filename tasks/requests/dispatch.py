@@ -11,6 +11,7 @@ from typing import Protocol
 
 from tasks.messages import Call, Endpoint, Event
 from tasks.requests.cold_start import NO_TERMS, Standing, Terms
+from tasks.requests.inbox import Forward
 from workers.placement.actions import Explanation
 
 
@@ -61,8 +62,11 @@ class Answer(Protocol):
         """The request that is followed; an earlier one's where the call was a repetition."""
         ...
 
-    def next(self, timeout_s: float) -> Event | None:
+    def next(self, timeout_s: float, forward: Forward | None = None) -> Event | None:
         """Return the next event, or None when none came within `timeout_s`.
+
+        While it waits, frames may go to `forward` instead, which does not make the wait longer. An empty `Delta`
+        says that `forward` could not be rid of them.
 
         Raises the ServingError that ends the following, but not the call: Redis has
         forgotten a part, or takes no writes. Raises RequestCancelledError once `abandon`

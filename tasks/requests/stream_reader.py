@@ -17,8 +17,9 @@ import redis
 
 from tasks import keys
 from tasks.connections import BLOCK_MS, blocking_client
-from tasks.messages import decode_event
+from tasks.messages import decode_record
 from tasks.requests.inbox import UNREADABLE, Inbox
+from tasks.requests.wait_clock import WaitClock
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class StreamReader:
         self._inboxes: dict[bytes, list[Inbox]] = {}
         self._last_ids: dict[bytes, bytes] = {}
         self._joining: list[Inbox] = []
+        self._clock = WaitClock()
         self._stopping = False
         self._connection: Any = None
         self._thread = threading.Thread(target=self._run, name="stream-reader", daemon=True)
@@ -52,11 +54,13 @@ class StreamReader:
         """How often the connection was lost."""
 
     def start(self) -> None:
+        self._clock.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Return once the reader has ended."""
         self._stopping = True
+        self._clock.stop()
         self.wake()
         self._thread.join(BLOCK_MS / 1000 + 2)
         self._client.close()
@@ -73,17 +77,22 @@ class StreamReader:
     def follow(self, request_id: str) -> Inbox:
         """Read this stream from its beginning. Call it before the request is admitted, so that nothing is missed."""
         inbox = Inbox(request_id)
-        self._joining.append(inbox)
+        self._join(inbox)
         return inbox
 
     def again(self, inbox: Inbox) -> None:
         """Read the stream of `inbox` from its beginning: it is a new one under the old name."""
         self.forget(inbox)
         inbox.restart()
+        self._join(inbox)
+
+    def _join(self, inbox: Inbox) -> None:
+        self._clock.add(inbox)
         self._joining.append(inbox)
 
     def forget(self, inbox: Inbox) -> None:
         """Stop reading for this inbox."""
+        self._clock.discard(inbox)
         if inbox in self._joining:
             self._joining.remove(inbox)
         key = keys.stream(inbox.request_id).encode()
@@ -137,15 +146,14 @@ class StreamReader:
                 wake_id = records[-1][0]
                 continue
             inboxes = self._inboxes.get(key, ())
-            for record_id, flat in records:
-                try:
-                    event = decode_event(dict(zip(flat[::2], flat[1::2], strict=True)), record_id)
-                except (KeyError, ValueError):
-                    for inbox in inboxes:
-                        inbox.fail(UNREADABLE)
-                    continue
+            try:
+                taken = [(record_id.decode(), decode_record(flat, record_id)) for record_id, flat in records]
+            except (KeyError, ValueError):
                 for inbox in inboxes:
-                    inbox.take(record_id.decode(), event)
+                    inbox.fail(UNREADABLE)
+            else:
+                for inbox in inboxes:
+                    inbox.take(taken)
             if all(inbox.ended for inbox in inboxes):
                 last_ids.pop(key, None)  # each name makes every further read dearer
             elif key in last_ids:

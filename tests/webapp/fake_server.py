@@ -24,6 +24,7 @@ from flask import Flask
 from tasks import logs
 from tasks.errors import RequestCancelledError
 from tasks.messages import Call, Delta, Done, Event, Started
+from tasks.requests.inbox import Forward
 from tasks.settings import Settings
 from tests.fakes import FakeAnswer, FakeDispatcher, FakeRegistries
 from tests.waiting import wait_until
@@ -36,7 +37,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 class FloodingAnswer(FakeAnswer):
     """Never stops talking, and never lets two pieces be joined."""
 
-    def next(self, timeout_s: float) -> Event | None:
+    def next(self, timeout_s: float, forward: Forward | None = None) -> Event | None:
         if self.abandoned:
             raise RequestCancelledError("abandoned")
         return Delta(b"data: " + b"x" * 65_536 + b"\n\n") if timeout_s else None

@@ -54,6 +54,10 @@ class Deadlines:
                 return
         self._phase_at = now + limit
 
+    def heard(self, now: float) -> None:
+        """Note one more `Delta`, after one that `saw` was told of."""
+        self._phase_at = now + self._limits.silence_s
+
     def left(self, now: float) -> float:
         """Return the seconds until the nearest limit; zero or less when it has run out."""
         return min(self._phase_at, self._total_at) - now

@@ -49,7 +49,7 @@ def follow(
         drain=gateway.drain,
         clock=gateway.clock,
         unwatch=connection.watch(answer.abandon).stop if connection else _nothing,
-        hold=connection.hold if connection else _nothing,
+        outlet=connection,
         farewell=farewell,
     )
 

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from tasks.errors import RequestCancelledError, ServiceUnavailableError, ServingError, error_of
 from tasks.messages import Delta, Done, Event, Failed, Started
 from tasks.openai import faces
 from tasks.requests.cold_start import Standing
 from tasks.requests.dispatch import Answer
+from tasks.requests.inbox import Forward
 from webapp import sse
 from webapp.drain import Drain
 from webapp.openai.deadlines import Deadlines
 from webapp.openai.keep_alive import KeepAlive
 from webapp.openai.tally import Account
+
+
+class Outlet(Protocol):
+    """Where a client's pieces go, as `webapp.connection.ClientConnection` has it."""
+
+    def hold(self) -> None: ...
+
+    def forward(self, piece: bytes) -> bool: ...
+
+    def flush(self) -> None: ...
 
 
 class Followed:
@@ -35,11 +46,11 @@ class Followed:
         drain: Drain,
         clock: Callable[[], float],
         unwatch: Callable[[], None],
-        hold: Callable[[], None] = lambda: None,
+        outlet: Outlet | None = None,
         farewell: str = "The server is shutting down; repeat the request.",
     ) -> None:
-        """`unwatch` ends the watch over the client's connection; `hold` keeps its next piece back until what follows
-        at once; `farewell` is what it reads when the process ends.
+        """`unwatch` ends the watch over the client's connection; `outlet` is that connection, where there is one of
+        ours; `farewell` is what it reads when the process ends.
         """
         self.clock = clock
         self.ended = False
@@ -48,27 +59,38 @@ class Followed:
         self._account = account
         self._drain = drain
         self._unwatch = unwatch
-        self.hold = hold
+        self._outlet = outlet
+        self._forwarded_at = -math.inf
         self._farewell = farewell
         self._error: ServingError | None = None
         drain.add(answer.abandon)
 
-    def next(self, patience_s: float = math.inf) -> Event | None:
+    def next(self, patience_s: float = math.inf, *, forward: bool = False) -> Event | None:
         """Return the next event, or None after `patience_s` without one.
 
-        Raises DeadlineExceededError, and ServiceUnavailableError when the process ends.
+        With `forward`, frames that come meanwhile go to the client at once, if all before them have. Raises
+        DeadlineExceededError, and ServiceUnavailableError when the process ends.
         """
         if self._error is not None:
             raise self._error
-        left = self._deadlines.left(self.clock())
-        if left <= 0:
-            raise self._deadlines.error()
-        return self._read(min(left, patience_s))
+        to = self._forward if forward and self._outlet is not None else None
+        began = self.clock()
+        while True:
+            now = self.clock()
+            left = self._deadlines.left(now)
+            if left <= 0:
+                raise self._deadlines.error()
+            patience_left = patience_s - (now - max(began, self._forwarded_at))
+            if patience_left <= 0:
+                return None
+            event = self._read(min(left, patience_left), to)
+            if event is not None:
+                return event
 
     def at_hand(self) -> Event | None:
         """Return the next event if it has arrived already. An error waits for `next`: what came first is told first."""
         try:
-            return self._read(0.0)
+            return self._read(0.0, None)
         except ServingError as error:
             self._error = error
             return None
@@ -86,9 +108,25 @@ class Followed:
         finally:
             self._account.end(code, self.clock())
 
-    def _read(self, wait_s: float) -> Event | None:
+    def hold(self) -> None:
+        """Keep the client's next piece back until what follows at once."""
+        if self._outlet is not None:
+            self._outlet.hold()
+
+    def flush(self) -> None:
+        """Wait until the client has taken what was forwarded. Raises OSError when it does not."""
+        if self._outlet is not None:
+            self._outlet.flush()
+
+    def _forward(self, frames: bytes) -> bool:
+        assert self._outlet is not None
+        self._forwarded_at = now = self.clock()
+        self._deadlines.heard(now)
+        return self._outlet.forward(frames)
+
+    def _read(self, wait_s: float, forward: Forward | None) -> Event | None:
         try:
-            event = self._answer.next(wait_s)
+            event = self._answer.next(wait_s, forward)
         except RequestCancelledError:
             if self._drain.expired:
                 raise ServiceUnavailableError(self._farewell) from None
@@ -196,7 +234,10 @@ def _pieces(followed: Followed, event: Event | None, keep_alive: KeepAlive, dial
                     followed.hold()
                     yield frames + done
                     return
-                yield frames
+                if frames:
+                    yield frames
+                else:
+                    followed.flush()
                 if event is not None:
                     continue
             case Done():
@@ -211,7 +252,7 @@ def _pieces(followed: Followed, event: Event | None, keep_alive: KeepAlive, dial
                 yield keep_alive.comment()
             case _:
                 assert_never(event)
-        event = followed.next(keep_alive.every_s)
+        event = followed.next(keep_alive.every_s, forward=True)
 
 
 def _error_in(failed: Failed) -> ServingError:

@@ -15,6 +15,7 @@ from tasks.errors import InvalidRequestError
 from tasks.messages import Delta, Done, Event
 from tasks.requests.cold_start import Standing
 from tasks.requests.dispatch import Answer
+from tasks.requests.inbox import Forward
 from webapp import sse
 
 _POSITION = re.compile(r"([0-9]{1,19})-([0-9]{1,19})-([0-9]{1,9})")
@@ -53,8 +54,8 @@ class NumberedAnswer:
     def request_id(self) -> str:
         return self._answer.request_id
 
-    def next(self, timeout_s: float) -> Event | None:
-        """Return the next event, with ids in its frames.
+    def next(self, timeout_s: float, forward: Forward | None = None) -> Event | None:
+        """Return the next event, with ids in its frames; none goes to `forward`.
 
         Raises InvalidRequestError, too, when the answer has no event such as `after`.
         """

@@ -332,5 +332,5 @@ def test_the_loader_is_asked_until_it_has_said_something_lately(site: Site) -> N
     assert not nudged()
     site.client.expire(keys.outlook("new"), keys.OUTLOOK_TTL_S - LATEST_S)
     assert nudged(), "beat is gone"
-    it.inbox.take("1-0", Started("w", 1))
+    it.inbox.take([("1-0", Started("w", 1))])
     assert not nudged(), "a worker has it"

@@ -58,9 +58,9 @@ class Gateway:
 
 
 def silent(inbox: Inbox, *, relayed: bool) -> None:
-    inbox.take("1-0", Started("w", 1))
+    inbox.take([("1-0", Started("w", 1))])
     if relayed:
-        inbox.take("1-1", Delta(b"data: a\n\n"))
+        inbox.take([("1-1", Delta(b"data: a\n\n"))])
 
 
 def test_a_forgotten_request_is_asked_again_while_nothing_was_relayed(server: RedisServer, client: redis.Redis) -> None:

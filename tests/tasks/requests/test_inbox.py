@@ -28,7 +28,7 @@ def test_a_missing_record_is_noticed(last: tuple[int, int] | None, place: tuple[
 def filled(*records: tuple[str, Event]) -> Inbox:
     inbox = Inbox("r")
     for record_id, event in records:
-        inbox.take(record_id, event)
+        inbox.take([(record_id, event)])
     return inbox
 
 
