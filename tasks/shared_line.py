@@ -13,6 +13,7 @@ from collections import deque
 from contextlib import ExitStack
 from typing import Any
 
+import hiredis
 import redis
 
 
@@ -83,8 +84,7 @@ class SharedLine:
         connection = self._connection
         if connection is None:
             connection = self._connection = self._pool.get_connection()
-        packed = [piece for turn in turns for piece in connection.pack_command(*turn.command)]
-        connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)])
+        connection.send_packed_command([b"".join([hiredis.pack_command(turn.command) for turn in turns])])
         for turn in turns:
             try:
                 turn.take(connection.read_response())

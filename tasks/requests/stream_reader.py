@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+import hiredis
 import redis
 
 from tasks import keys
@@ -23,7 +24,7 @@ from tasks.requests.wait_clock import WaitClock
 
 log = logging.getLogger(__name__)
 
-_XREAD = (b"XREAD", b"COUNT", 1000, b"BLOCK", BLOCK_MS, b"STREAMS")
+_XREAD = (b"XREAD", b"COUNT", b"1000", b"BLOCK", str(BLOCK_MS).encode(), b"STREAMS")
 # Each read names all open streams, which takes Redis and us some 3 us for each. To wait ten times as long between
 # reads keeps that below a tenth of a core, and what comes meanwhile comes together. Few streams are read at once.
 _FEW = 8
@@ -164,5 +165,5 @@ class StreamReader:
         """Return the reply as it came. The client's own way to ask would cost a quiet reader more than all else."""
         if self._connection is None:
             self._connection = self._client.connection_pool.get_connection()
-        self._connection.send_packed_command(self._connection.pack_command(*command))
+        self._connection.send_packed_command([hiredis.pack_command(command)])
         return self._connection.read_response()

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, cast
+from typing import cast
 
+import hiredis
 import pytest
 import redis
 
@@ -16,17 +17,20 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.may_answer = threading.Event()
-        self.writes: list[bytes] = []
+        self.writes: list[list[bytes]] = []
+        self._reader = hiredis.Reader()
         self.unread: list[bytes] = []
         self.broken: Exception | None = None
         self.disconnected = 0
 
-    def pack_command(self, *command: Any) -> list[bytes]:
-        self.unread += command
-        return [b" ".join(command) + b"\n"]
-
     def send_packed_command(self, packed: list[bytes]) -> None:
-        self.writes += packed
+        (data,) = packed
+        names: list[bytes] = []
+        self._reader.feed(data)
+        while command := self._reader.gets():
+            names += command
+        self.writes.append(names)
+        self.unread += names
 
     def read_response(self) -> bytes:
         assert self.may_answer.wait(10)
@@ -79,7 +83,7 @@ def test_who_comes_while_the_line_is_busy_shares_the_next_write(connection: Fake
     in_threads(len(names) + 1, call)
     assert got == {name: name for name in names}
     assert len(connection.writes) == 2
-    assert sorted(connection.writes[1].split()) == names[1:]
+    assert sorted(connection.writes[1]) == names[1:]
 
 
 def test_an_error_is_told_to_its_own_caller_only(connection: FakeConnection) -> None:
