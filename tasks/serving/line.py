@@ -45,10 +45,11 @@ class Line(asyncio.Protocol):
             raise reply
         return reply
 
-    async def all(self, commands: Sequence[Command]) -> list[Any]:
+    async def all(self, commands: Sequence[Command | bytes]) -> list[Any]:
         """Return the replies to `commands` in their order; of one that Redis refuses, the redis.ResponseError.
 
-        Raises redis.ConnectionError, redis.TimeoutError or OSError: nobody knows then which of them were done.
+        Bytes are a command that is packed already. Raises redis.ConnectionError, redis.TimeoutError or OSError: nobody
+        knows then which of them were done.
         """
         if not commands:
             return []
@@ -57,7 +58,7 @@ class Line(asyncio.Protocol):
         answer = _Answer(asyncio.get_running_loop(), len(commands))
         if not self._said:
             answer.loop.call_soon(self._flush)
-        self._said.extend(map(_packed, commands))
+        self._said += [it if isinstance(it, bytes) else _packed(it) for it in commands]
         self._waiting.append(answer)
         if self._watch is None:
             self._watch = answer.loop.call_later(COMMAND_TIMEOUT_S, self._overdue, answer)

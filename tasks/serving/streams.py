@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from itertools import chain, islice
+from itertools import islice
 
 import redis
 
@@ -111,29 +111,34 @@ class StreamWriter:
 
     async def _send(self, outlets: list[Outlet]) -> None:
         commands = [self._put(outlet) for outlet in outlets]
-        replies = iter(await self._line.all([command for mine in commands for command in mine]))
+        replies = await self._line.all([command for mine in commands for command in mine])
+        if not any(map(_is_bad, replies)):
+            for outlet in outlets:
+                outlet.written()
+            return
+        following = iter(replies)
         for outlet, mine in zip(outlets, commands, strict=True):
-            _settle(outlet, list(islice(replies, len(mine))))
+            _settle(outlet, list(islice(following, len(mine))))
 
-    def _put(self, outlet: Outlet) -> list[Command]:
+    def _put(self, outlet: Outlet) -> list[Command | bytes]:
         """Return what writes all that `outlet` has to write."""
         if outlet.over:
             return []
-        key = keys.stream(outlet.request_id)
-        commands: list[Command] = [
-            ("XADD", key, "NOMKSTREAM", record.id, *chain.from_iterable(record.fields.items()))
-            for record in outlet.take()
-        ]
+        commands: list[Command | bytes] = [record.command for record in outlet.take()]
         if outlet.status is None:
             return commands
         # Again with every repetition: the last record may have arrived without these.
-        record = keys.request(outlet.request_id)
+        key, record = keys.stream(outlet.request_id), keys.request(outlet.request_id)
         if outlet.keep_s:
             ended = (outlet.attempt, outlet.status.value, outlet.keep_s)
             commands.append(("EVAL", self._finish, 2, record, key, *ended))
         else:
             commands += [("EXPIRE", key, keys.STREAM_TTL_S), ("UNLINK", record)]
         return [*commands, ("SREM", self._held, outlet.request_id)]
+
+
+def _is_bad(reply: object) -> bool:
+    return reply is None or isinstance(reply, Exception)
 
 
 def _settle(outlet: Outlet, replies: list[object]) -> None:
@@ -146,7 +151,11 @@ def _settle(outlet: Outlet, replies: list[object]) -> None:
             # A newer attempt writes here.
             log.warning(
                 "stream refused",
-                extra={"event": "stream_refused", "request": outlet.request_id, "record": record.id},
+                extra={
+                    "event": "stream_refused",
+                    "request": outlet.request_id,
+                    "record": f"{outlet.attempt}-{record.seq}",
+                },
             )
             outlet.lose(Loss.GONE)
             return

@@ -17,8 +17,8 @@ _ADMIT_KEYS = 5
 
 def post_worker_init(worker: Any) -> None:
     import gevent.socket
-    import orjson
     import hiredis
+    import orjson
 
     from tasks import messages
     from tasks.requests import stream_reader

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import hiredis
+import pytest
 import redis
 
-from tasks.messages import Delta, Done, Failed, decode_event
+from tasks import keys
+from tasks.messages import Delta, Done, Event, Failed, Fields, encode_event
 from tasks.serving.outlet import Loss, Outlet
 from tasks.serving.streams import GIVE_UP_S, StreamWriter
 
@@ -26,10 +29,10 @@ class FakeRedis:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def all(self, commands: list[tuple[Any, ...]]) -> list[object]:
+    async def all(self, commands: list[tuple[Any, ...] | bytes]) -> list[object]:
         await self.gate.wait()
         self.round_trips += 1
-        replies = [self._one(command) for command in commands]
+        replies = [self._one(unpacked(it) if isinstance(it, bytes) else it) for it in commands]
         if self.lose_replies:
             self.lose_replies -= 1
             raise redis.ConnectionError("the reply was lost")
@@ -62,6 +65,22 @@ class FakeRedis:
         return record_id.encode()
 
 
+def unpacked(command: bytes) -> tuple[Any, ...]:
+    reader = hiredis.Reader()
+    reader.feed(command)
+    name, key, option, record_id, *fields = reader.gets()
+    assert not reader.has_data()
+    return name.decode(), key.decode(), option.decode(), record_id.decode(), *fields
+
+
+def said(outlet: Outlet) -> tuple[str, str, Fields]:
+    """Return the stream, the id and the fields of the one record that `outlet` has to write."""
+    (record,) = outlet.take()
+    _, key, option, record_id, *fields = unpacked(record.command)
+    assert option == "NOMKSTREAM"
+    return key, record_id, dict(zip(fields[::2], fields[1::2], strict=True))
+
+
 def written(server: FakeRedis) -> list[tuple[str, bytes]]:
     return server.streams["celerity:stream:r"][1:]
 
@@ -82,6 +101,22 @@ def scenario(play: Any) -> FakeRedis:
 
 def opened(lost: list[Loss] | None = None, attempt: int = 1, keep_s: int = 0) -> Outlet:
     return Outlet("r", attempt, lost=(lost if lost is not None else []).append, keep_s=keep_s)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Delta(b"data: a\n\n", b"12"),
+        Delta(b"", b""),
+        Delta("data: \u20ac\r\n\n".encode(), b"x\ny"),
+        Delta(b"a", None),
+        Done(),
+    ],
+)
+def test_a_record_says_what_its_event_says(event: Event) -> None:
+    outlet = opened(attempt=1_700_000_000_000)
+    outlet._number(event)
+    assert said(outlet) == (keys.stream("r"), "1700000000000-1", encode_event(event))
 
 
 def test_records_are_numbered_under_their_attempt_and_end_once() -> None:
@@ -166,11 +201,11 @@ def test_trails_travel_with_their_frames_until_the_engine_ends_them() -> None:
     outlet = opened()
     outlet.add(b"a", b"7")
     outlet.add(b"b", b"8 9")
-    assert decode_event(outlet.take()[0].fields) == Delta(b"ab", b"7\n8 9")
+    assert said(outlet)[2] == encode_event(Delta(b"ab", b"7\n8 9"))
     outlet.written()
     outlet.add(b"c", None)
     outlet.add(b"d", b"10")
-    assert decode_event(outlet.take()[0].fields) == Delta(b"cd", None)
+    assert said(outlet)[2] == encode_event(Delta(b"cd", None))
 
 
 def test_a_redis_that_went_back_in_time_gives_the_call_to_another_worker() -> None:
