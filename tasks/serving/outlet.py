@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hiredis
 
@@ -28,6 +28,7 @@ class Loss(StrEnum):
 # Nearly all that a worker writes is such a record, and to pack it anew costs it three times as much.
 _HEAD = b"*10\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n"
 _DELTA = b"%b$%d\r\n%b\r\n$1\r\nk\r\n$5\r\ndelta\r\n$1\r\nf\r\n$%d\r\n%b\r\n$1\r\nt\r\n$%d\r\n%b\r\n"
+_pack: Any = hiredis.pack_command  # whose types know only one argument
 
 
 class Record(NamedTuple):
@@ -133,7 +134,7 @@ class Outlet:
             frames, trail = event.frames, event.trail
             return _DELTA % (self._head, len(record_id), record_id, len(frames), frames, len(trail), trail)
         fields = chain.from_iterable(encode_event(event).items())
-        packed: bytes = hiredis.pack_command(("XADD", keys.stream(self.request_id), "NOMKSTREAM", record_id, *fields))
+        packed: bytes = _pack(("XADD", keys.stream(self.request_id), "NOMKSTREAM", record_id, *fields))
         return packed
 
 

@@ -7,8 +7,9 @@ the token ids beside each piece of an answer.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
+
+import hiredis
 
 from tasks import keys
 from tasks.app import app
@@ -37,14 +38,19 @@ class UnguardedClaims(ClaimStore):
 
 
 class UnguardedWriter(streams.StreamWriter):
-    def _put(self, outlet: Outlet) -> list[Command]:
+    def _put(self, outlet: Outlet) -> list[Command | bytes]:
         key = keys.stream(outlet.request_id)
-        commands: list[Command] = [
-            ("XADD", key, "*", *chain.from_iterable(record.fields.items())) for record in outlet.take()
-        ]
+        commands: list[Command | bytes] = [("XADD", key, "*", *_fields(record.command)) for record in outlet.take()]
         if outlet.status is None:
             return commands
         return [*commands, ("EXPIRE", key, keys.STREAM_TTL_S), ("UNLINK", keys.request(outlet.request_id))]
+
+
+def _fields(command: bytes) -> list[bytes]:
+    reader = hiredis.Reader()
+    reader.feed(command)
+    fields: list[bytes] = reader.gets()[4:]
+    return fields
 
 
 def _add(self: Outlet, frames: bytes, trail: bytes | None) -> None:

@@ -45,7 +45,7 @@ def post_worker_init(worker: Any) -> None:
         return decode(flat, record_id)
 
     orjson.loads = counting_loads
-    hiredis.pack_command = counting_pack
+    vars(hiredis)["pack_command"] = counting_pack
     gevent.socket.socket.send = counting_send
     vars(stream_reader)["decode_record"] = counting_decode
 
