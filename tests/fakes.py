@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -50,7 +51,8 @@ Script = Iterable[Event | Silence | ServingError]
 class FakeAnswer:
     """Plays a script. At its end it is silent: for ever, or until `abandon`.
 
-    A `Delta` without an id gets the one it would have in Redis.
+    A `Delta` without an id gets the one it would have in Redis. Deltas behind a silence go to whoever wants them
+    forwarded, if nothing else comes in the same breath.
     """
 
     def __init__(self, script: Script, clock: FakeClock | None = None, *, kept: bool = False) -> None:
@@ -78,7 +80,7 @@ class FakeAnswer:
             return self._wait(timeout_s)
         head = self.script[0]
         if isinstance(head, Silence):
-            return self._be_silent(head, timeout_s)
+            return self._be_silent(head, timeout_s, forward)
         self.script.popleft()
         if isinstance(head, ServingError):
             raise head
@@ -92,12 +94,19 @@ class FakeAnswer:
             return replace(event, id=f"{attempt}-{seq + 1}")
         return event
 
-    def _be_silent(self, silence: Silence, timeout_s: float) -> Event | None:
+    def _be_silent(self, silence: Silence, timeout_s: float, forward: Forward | None) -> Event | None:
         assert self._clock is not None, "silence needs a clock"
         self.script.popleft()
         if silence.seconds <= timeout_s:
             self._clock.now += silence.seconds
-            return self.next(timeout_s - silence.seconds)
+            breath = list(itertools.takewhile(lambda it: not isinstance(it, Silence), self.script))
+            deltas = [it for it in breath if isinstance(it, Delta)]
+            if forward is not None and breath and deltas == breath:
+                for _ in breath:
+                    self.script.popleft()
+                if not forward(b"".join(it.frames for it in deltas)):
+                    return Delta(b"")
+            return self.next(timeout_s - silence.seconds, forward)
         self._clock.now += timeout_s
         self.script.appendleft(Silence(silence.seconds - timeout_s))
         return None

@@ -12,6 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from flask import Flask
 from tasks import logs
 from tasks.errors import RequestCancelledError
 from tasks.messages import Call, Delta, Done, Event, Started
-from tasks.requests.inbox import Forward
+from tasks.requests.inbox import Forward, Inbox
 from tasks.settings import Settings
 from tests.fakes import FakeAnswer, FakeDispatcher, FakeRegistries
 from tests.waiting import wait_until
@@ -43,14 +45,65 @@ class FloodingAnswer(FakeAnswer):
         return Delta(b"data: " + b"x" * 65_536 + b"\n\n") if timeout_s else None
 
 
+class FedAnswer(FakeAnswer):
+    """Comes as answers from Redis do: through an inbox, into which somebody else puts piece by piece."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        super().__init__(())
+        self.refused = 0
+        """How often the client could not take all that was forwarded."""
+        self.forwarded = 0
+        self._pieces = pieces
+        self._inbox = Inbox("r")
+        threading.Thread(target=self._feed, daemon=True).start()
+
+    def _feed(self) -> None:
+        self._inbox.take([("1-0", Started("r", 1))])
+        for number, piece in enumerate(self._pieces, start=1):
+            if self.abandoned or self.closed:
+                return
+            # What nobody has looked at yet is not forwarded.
+            self._inbox.take([(f"1-{number}", Delta(piece))])
+            time.sleep(0)
+        self._inbox.take([(f"1-{number + 1}", Done(body=b"{}"))])
+
+    def next(self, timeout_s: float, forward: Forward | None = None) -> Event | None:
+        event = self._inbox.get(timeout_s, forward and self._counting(forward))
+        if self.abandoned:
+            raise RequestCancelledError("abandoned")
+        self.ended = isinstance(event, Done)
+        return event
+
+    def _counting(self, forward: Forward) -> Forward:
+        def counting(frames: bytes) -> bool:
+            self.forwarded += 1
+            took = forward(frames)
+            self.refused += not took
+            return took
+
+        return counting
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._inbox.abandon()
+
+
 def frame(index: int) -> bytes:
     return b'data: {"i":%d}\n\n' % index
+
+
+def big_frame(index: int) -> bytes:
+    return b"data: %d %b\n\n" % (index, b"x" * 65_536)
 
 
 def play(call: Call) -> FakeAnswer:
     doing, _, count = json.loads(call.body)["messages"][-1]["content"].partition(" ")
     if doing == "flood":
         return FloodingAnswer(())
+    if doing == "feed":
+        return FedAnswer(frame(i) for i in range(int(count)))
+    if doing == "pour":
+        return FedAnswer(big_frame(i) for i in range(int(count)))
     script: Iterable[Event] = ()
     if doing == "say":
         script = [
@@ -79,6 +132,8 @@ def create() -> Flask:
                 "abandoned": answer.abandoned,
                 "cancelled": answer.cancelled,
                 "closed": answer.closed,
+                "forwarded": getattr(answer, "forwarded", 0),
+                "refused": getattr(answer, "refused", 0),
             }
             for call, answer in pairs
         ]

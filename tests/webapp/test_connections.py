@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import wait_until
-from tests.webapp.fake_server import FakeServer, frame, post, read_all, read_until, request, serve
+from tests.webapp.fake_server import FakeServer, big_frame, frame, post, read_all, read_until, request, serve
 
 GET_LIVE = b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 LIMIT = 100_000
@@ -39,6 +39,19 @@ def still_serving(server: FakeServer) -> Iterator[None]:
     log = server.log.read_text()
     assert '"exception"' not in log
     assert "secret" not in log
+
+
+def unchunked(body: bytes) -> bytes:
+    pieces: list[bytes] = []
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        assert body[length : length + 2] == b"\r\n"
+        if not length:
+            assert not body[2:]
+            return b"".join(pieces)
+        pieces.append(body[:length])
+        body = body[length + 2 :]
 
 
 def status_of(answer: bytes) -> int:
@@ -115,6 +128,39 @@ def test_a_client_that_never_reads_is_dropped(server: FakeServer) -> None:
         sock.sendall(request("flood unread"))
         wait_until(lambda: server.answer_to("flood unread").get("cancelled"), "the flood to be cancelled")
     assert b"slow_client_dropped" in server.log.read_bytes()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_forwarded_frames_come_whole_and_in_order(server: FakeServer, version: str) -> None:
+    text = f"feed {50 + int(version[-1])}"
+    head, _, body = server.exchange(request(text, version=version)).partition(b"\r\n\r\n")
+    frames = unchunked(body) if b"chunked" in head else body
+    assert frames == b"".join(map(frame, range(int(text.split()[1])))) + b"data: [DONE]\n\n"
+    assert server.answer_to(text)["forwarded"]
+
+
+def test_a_client_that_reads_late_gets_all_that_was_forwarded(server: FakeServer) -> None:
+    with server.connect() as sock:
+        sock.sendall(request("pour 200"))
+        wait_until(lambda: server.answer_to("pour 200").get("refused"), "the client's buffers to be full")
+        body = read_all(sock).partition(b"\r\n\r\n")[2]
+    assert unchunked(body) == b"".join(map(big_frame, range(200))) + b"data: [DONE]\n\n"
+    assert not server.answer_to("pour 200")["cancelled"]
+
+
+def test_a_client_that_never_reads_what_is_forwarded_is_dropped(server: FakeServer) -> None:
+    with server.connect() as sock:
+        sock.sendall(request("pour 1000000"))
+        wait_until(lambda: server.answer_to("pour 1000000").get("cancelled"), "the answer to be cancelled")
+    assert server.answer_to("pour 1000000")["refused"] == 1
+
+
+def test_a_client_that_leaves_while_frames_are_forwarded_is_noticed(server: FakeServer) -> None:
+    with server.connect() as sock:
+        sock.sendall(request("feed 100000000"))
+        wait_until(lambda: server.answer_to("feed 100000000").get("forwarded"), "frames")
+        read_until(sock, frame(0))
+    wait_until(lambda: server.answer_to("feed 100000000")["cancelled"], "the call to be cancelled")
 
 
 def test_a_header_that_does_not_end_is_cut_off(server: FakeServer) -> None:

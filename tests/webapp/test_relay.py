@@ -28,10 +28,31 @@ DONE = Done(finish_reason="stop", prompt_tokens=3, completion_tokens=2, body=b'{
 LIMITS = Limits(queue_wait_s=50.0, first_token_s=20.0, silence_s=30.0, total_s=100.0)
 
 
+class FakeOutlet:
+    """A client that takes so many forwarded pieces, and then no more at once."""
+
+    def __init__(self, takes: int = 1000) -> None:
+        self.takes = takes
+        self.forwarded: list[bytes] = []
+        self.flushed = 0
+
+    def hold(self) -> None: ...
+
+    def forward(self, piece: bytes) -> bool:
+        self.forwarded.append(piece)
+        self.takes -= 1
+        return self.takes >= 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
 class Play:
     """One scripted answer, followed."""
 
-    def __init__(self, *script: Event | Silence | ServingError, is_stream: bool = True) -> None:
+    def __init__(
+        self, *script: Event | Silence | ServingError, is_stream: bool = True, outlet: FakeOutlet | None = None
+    ) -> None:
         self.clock = FakeClock()
         self.answer = FakeAnswer(script, self.clock)
         self.drain = Drain()
@@ -44,6 +65,7 @@ class Play:
             drain=self.drain,
             clock=self.clock,
             unwatch=self._unwatch,
+            outlet=outlet,
         )
         self.pieces = stream(self.followed, commit_after_s=15.0, ping_s=10.0)
 
@@ -95,6 +117,37 @@ def test_a_silence_between_tokens_is_filled_with_pings() -> None:
         sse.PING,
         B.frames + sse.DONE,
     ]
+
+
+def test_frames_after_the_first_are_forwarded_and_the_end_is_not() -> None:
+    outlet = FakeOutlet()
+    play = Play(STARTED, Silence(1), A, Silence(1), B, Silence(1), A, B, Silence(1), B, DONE, outlet=outlet)
+    assert list(play.pieces) == [A.frames, B.frames + sse.DONE]
+    assert outlet.forwarded == [B.frames, A.frames + B.frames]
+    assert not outlet.flushed
+
+
+def test_a_client_that_does_not_take_what_is_forwarded_is_waited_for() -> None:
+    outlet = FakeOutlet(takes=1)
+    play = Play(STARTED, A, Silence(1), A, Silence(1), B, Silence(1), A, Silence(1), DONE, outlet=outlet)
+    assert list(play.pieces) == [A.frames, sse.DONE]
+    assert outlet.forwarded == [A.frames, B.frames, A.frames]
+    assert outlet.flushed == 2
+
+
+def test_forwarded_frames_are_no_silence() -> None:
+    play = Play(STARTED, A, *(Silence(9), B) * 3, Silence(11), DONE, outlet=FakeOutlet())
+    assert list(play.pieces) == [A.frames, sse.PING, sse.DONE]
+
+
+def test_forwarded_frames_put_off_the_limit_of_silence_and_not_that_of_all() -> None:
+    play = Play(STARTED, A, *(Silence(29), B) * 9, outlet=FakeOutlet())
+    *pieces, error = play.pieces
+    assert pieces == [A.frames, *[sse.PING] * len(pieces[1:])]
+    assert "100 s" in error_in(error)["message"]
+    assert play.clock.now == pytest.approx(200.0)
+    play = Play(STARTED, A, Silence(29), B, Silence(31), B, outlet=FakeOutlet())
+    assert "30 s" in error_in(list(play.pieces)[-1])["message"]
 
 
 @pytest.mark.parametrize("before", [[STARTED, A, Silence(0.1)], [Silence(16.0), STARTED]])
