@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
 import socket
 from collections import Counter
@@ -51,4 +52,4 @@ def post_worker_init(worker: Any) -> None:
 
     @worker._app.get("/counts")  # type: ignore[untyped-decorator]  # gunicorn has no types
     def tell() -> dict[str, int]:
-        return dict(counts)
+        return dict(counts) | {"objects frozen": gc.get_freeze_count(), "objects": len(gc.get_objects())}

@@ -79,6 +79,11 @@ def test_an_answer_in_one_piece_costs_the_gateway_no_more_than_this(gateway: Gat
     assert not {name: found[name] for name in FOR_NO_REQUEST if found[name] >= REQUESTS}
 
 
+def test_what_was_loaded_is_out_of_the_garbage_collectors_way(gateway: GatewayProcess) -> None:
+    found = counts(gateway)
+    assert found["objects frozen"] > 5 * found["objects"]
+
+
 def test_a_streamed_token_costs_one_write_a_record_at_most_and_no_json(gateway: GatewayProcess) -> None:
     found = spent(gateway, stream=True, tokens=TOKENS)
     assert found["ADMIT"] == found["json parses"] == REQUESTS
