@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from workers import engine as engines
 from workers.engine.base import Frames, Job, RequestRefusedError, Result
 from workers.engine.sim import SimEngine, tag_of, token
+from workers.engine.sim_steps import Steps
 from workers.registry import ModelSpec, SimSpec
 
 FAST = ModelSpec(id="sim", engine="sim", max_model_len=100)
@@ -113,3 +116,73 @@ def test_leaving_frees_the_seat() -> None:
         return held, engine.load().running
 
     assert asyncio.run(leave()) == (1, 0)
+
+
+@pytest.mark.parametrize("itl_ms", [0.0, 1.0])
+def test_who_wants_frames_within_the_step_is_yielded_the_result_alone(itl_ms: float) -> None:
+    spec = ModelSpec(id="sim", engine="sim", sim=SimSpec(itl_ms=itl_ms))
+    asked = job(max_tokens=5, n=2, stream_options={"include_usage": True})
+
+    async def both() -> tuple[list[Frames | Result], list[Frames], list[Frames | Result]]:
+        engine, given = SimEngine(spec), list[Frames]()
+        left = [piece async for piece in engine.run(dataclasses.replace(asked, on_frames=given.append))]
+        return left, given, [piece async for piece in engine.run(asked)]
+
+    left, given, yielded = asyncio.run(both())
+    assert [*given, *left] == yielded
+    assert len(left) == 1
+
+
+def test_leaving_in_the_middle_of_the_steps_ends_what_is_given() -> None:
+    async def leave() -> tuple[int, int, int]:
+        engine, given = SimEngine(ModelSpec(id="sim", engine="sim", sim=SimSpec(itl_ms=1, seats=1))), list[Frames]()
+        first = asyncio.Event()
+
+        def on_frames(frames: Frames) -> None:
+            given.append(frames)
+            first.set()
+
+        async def ask() -> None:
+            async for _ in engine.run(dataclasses.replace(job(max_tokens=50), on_frames=on_frames)):
+                pass
+
+        asking = asyncio.create_task(ask())
+        await first.wait()
+        held = engine.load().running
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        freed, before = engine.load().running, len(given)
+        await _run(engine, job(max_tokens=5))  # some steps later
+        return held, freed, len(given) - before
+
+    assert asyncio.run(leave()) == (1, 0, 0)
+
+
+def test_a_step_is_one_wake_up_however_many_tokens_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    take = Steps._take
+
+    def counted(steps: Steps, step: int) -> None:
+        taken.append(step)
+        take(steps, step)
+
+    monkeypatch.setattr(Steps, "_take", counted)
+
+    async def talk() -> int:
+        steps, due = Steps(0.001), asyncio.get_running_loop().time()
+        left = [5] * 8
+        ended = asyncio.Event()
+
+        def give(mine: int) -> bool:
+            left[mine] -= 1
+            if not any(left):
+                ended.set()
+            return left[mine] > 0
+
+        for mine in range(8):
+            steps.join(due, functools.partial(give, mine))
+        await ended.wait()
+        return len(taken)
+
+    assert asyncio.run(talk()) == 5
+    assert taken == sorted(taken)

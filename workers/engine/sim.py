@@ -16,13 +16,12 @@ from typing import Any
 import orjson
 
 from workers.engine.base import EngineLoad, Frames, Job, Result, SleepNeed
+from workers.engine.frame_buffer import FrameBuffer
 from workers.engine.sim_answers import (
     Plan,
     answer,
     embed,
     make_plan,
-    pieces,
-    pieces_sent,
     progress,
     result,
     tag_of,
@@ -31,6 +30,7 @@ from workers.engine.sim_answers import (
 )
 from workers.engine.sim_faults import NONE, Fault, fault_in
 from workers.engine.sim_steps import Steps
+from workers.engine.sim_stream import SimStream
 from workers.registry import ModelSpec
 
 __all__ = ["SimEngine", "tag_of", "token"]
@@ -104,37 +104,28 @@ class SimEngine:
             fault = fault_in(plan.last_words) if self._spec.sim.faults else NONE
             await fault.before_tokens()
             if job.stream:
-                async for frames in self._stream(job, plan, fault):
-                    yield frames
-                yield result(plan, b"")
+                async for piece in self._stream(job, plan, fault):
+                    yield piece
             else:
                 await self._whole(job, plan, fault)
                 yield result(plan, orjson.dumps(answer(plan)))
         finally:
             self._running -= 1
 
-    async def _stream(self, job: Job, plan: Plan, fault: Fault) -> AsyncIterator[Frames]:
-        """Yield what comes after the frames that the client has. A trail counts the pieces up to its own."""
-        clock = asyncio.get_running_loop().time
-        due = clock() + self._spec.sim.ttft_ms / 1000
-        sent = pieces_sent(plan, job.resume)
-        given = 0
-        for number, frames in enumerate(pieces(plan), start=1):
-            if number <= sent:
-                continue
-            if number <= 2:
-                await _until(due, clock())
-            elif number <= plan.tokens + 1:
-                await self._steps.reach(due)
-            if number > 1:
-                fault.after_tokens(given)
-            if 1 < number <= plan.tokens + 1:
-                due += self._spec.sim.itl_ms / 1000
-                given += 1
-                if given == 1:
-                    job.on_token()
-            if frames:
-                yield Frames(frames, b"%d" % number if plan.continuable else None)
+    async def _stream(self, job: Job, plan: Plan, fault: Fault) -> AsyncIterator[Frames | Result]:
+        began, buffer = asyncio.get_running_loop().time(), FrameBuffer()
+        stream = SimStream(plan, job, fault, job.on_frames or buffer.put)
+        first_at = began + self._spec.sim.ttft_ms / 1000
+        try:
+            await _until(first_at, began)
+            if stream.step():
+                self._steps.join(first_at + self._spec.sim.itl_ms / 1000, stream.step)
+            if job.on_frames is None:
+                async for frames in buffer.until(stream.ended):
+                    yield frames
+            yield await stream.ended
+        finally:
+            stream.ended.cancel()
 
     async def _whole(self, job: Job, plan: Plan, fault: Fault) -> None:
         """Take as long as those tokens take that no earlier run has given."""
@@ -161,9 +152,10 @@ class SimEngine:
             job.progress.freeze()
 
     async def _pause(self, ms: float) -> None:
-        await asyncio.sleep(ms / 1000)
+        await _until(ms / 1000, 0.0)
 
 
 async def _until(due: float, now: float) -> None:
     """Wait for a moment rather than for a time, so that pacing does not drift under load."""
-    await asyncio.sleep(max(0.0, due - now))
+    if due > now:
+        await asyncio.sleep(due - now)

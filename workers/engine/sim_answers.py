@@ -179,10 +179,9 @@ def pieces(plan: Plan) -> Iterator[bytes]:
     first = b"".join(frame({"index": i, "delta": role, "logprobs": None, "finish_reason": None}) for i in indexes)
     yield first if plan.endpoint == "chat" else b""
     # What is the same in every frame is written once; a token has nothing in it that JSON would escape.
-    halves = [frame(piece(i, _MARK)).split(_MARK.encode()) for i in indexes]
+    around = b"".join(frame(piece(i, _MARK)) for i in indexes).split(_MARK.encode())
     for t in range(plan.tokens):
-        text = token(plan.tag, t).encode()
-        yield b"".join(before + text + after for before, after in halves)
+        yield token(plan.tag, t).encode().join(around)
     yield b"".join(frame(piece(i, "", plan.finish_reason)) for i in indexes)
     if plan.include_usage:
         yield frame(usage=plan.usage())

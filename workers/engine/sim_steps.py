@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
+
+# Gives a request's next token, and says whether there is one after it.
+Give = Callable[[], bool]
 
 
 class Steps:
     """One every `every_s` seconds of the loop's clock; a clock wakes for many requests as for one.
 
-    With 0 there are none: whoever waits only lets the others go on.
+    With 0 there is one at every turn of the loop.
     """
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._coming: dict[int, asyncio.Event] = {}
+        self._coming: dict[int, list[Give]] = {}
 
-    async def reach(self, due: float) -> None:
-        """Return with the first step that is not before `due`; at once when that one is over."""
-        loop = asyncio.get_running_loop()
-        if self._every_s <= 0 or due <= loop.time() - self._every_s:
-            await asyncio.sleep(0)
-            return
+    def join(self, due: float, give: Give) -> None:
+        """Call `give` with the first step that is not before `due`, and with each after it until it returns False.
+
+        A step that is over comes with the loop's next turn, until what is late has caught up. `give` must not raise.
+        """
         # A step is due at the very moment that was computed by adding steps up.
-        step = math.ceil(due / self._every_s - 1e-6)
-        event = self._coming.get(step)
-        if event is None:
-            event = self._coming[step] = asyncio.Event()
-            loop.call_at(step * self._every_s, self._take, step)
-        await event.wait()
+        self._meet(math.ceil(due / self._every_s - 1e-6) if self._every_s > 0 else 0, [give])
+
+    def _meet(self, step: int, those: list[Give]) -> None:
+        if (others := self._coming.get(step)) is not None:
+            others += those
+            return
+        self._coming[step] = those
+        loop, due = asyncio.get_running_loop(), step * self._every_s
+        if due <= loop.time() - self._every_s:
+            loop.call_soon(self._take, step)
+        else:
+            loop.call_at(due, self._take, step)
 
     def _take(self, step: int) -> None:
-        self._coming.pop(step).set()
+        if going := [give for give in self._coming.pop(step) if give()]:
+            self._meet(step + 1 if self._every_s > 0 else 0, going)

@@ -35,10 +35,11 @@ from workers.engine.base import (
     Result,
     SleepNeed,
 )
+from workers.engine.frame_buffer import FrameBuffer
 from workers.engine.orphan import new_scratch
 from workers.engine.vllm_gauges import Gauges
 from workers.engine.vllm_plain import is_plain
-from workers.engine.vllm_plain_run import Asked, Buffer, PlainAnswer, PlainRun, PlainStream
+from workers.engine.vllm_plain_run import Asked, PlainAnswer, PlainRun, PlainStream
 from workers.engine.vllm_pulse import CPU_STEP_S, GPU_STEP_S, Pulse
 from workers.engine.vllm_tape import TAPE, Tape
 from workers.registry import ModelSpec
@@ -310,7 +311,7 @@ class VllmEngine:
         """Generate what vLLM's serving layer has asked for, and write it as that layer would."""
         assert route.patterns is not None
         answer_id = route.id_prefix + job.id.removeprefix(route.id_prefix)
-        buffer = Buffer()
+        buffer = FrameBuffer()
         run: PlainRun
         if job.stream:
             patterns = route.patterns.streams[usage]

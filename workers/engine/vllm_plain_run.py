@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,28 +155,6 @@ class PlainAnswer(PlainRun):
         }
         body = self._pattern.fill(values | _usage(prompt, tokens))
         self.ended.set_result(Result(finish_reason=finish, prompt_tokens=prompt, completion_tokens=tokens, body=body))
-
-
-class Buffer:
-    """Frames on their way from the engine's step to a task that iterates."""
-
-    def __init__(self) -> None:
-        self._frames: list[Frames] = []
-        self._come = asyncio.Event()
-
-    def put(self, frames: Frames) -> None:
-        self._frames.append(frames)
-        self._come.set()
-
-    async def until(self, ended: asyncio.Future[Result]) -> AsyncIterator[Frames]:
-        """Yield what comes until `ended` is done, and whatever came before that."""
-        ended.add_done_callback(lambda _: self._come.set())
-        while not ended.done() or self._frames:
-            await self._come.wait()
-            self._come.clear()
-            frames, self._frames = self._frames, []
-            for piece in frames:
-                yield piece
 
 
 def _now() -> bytes:
