@@ -164,21 +164,63 @@ def test_a_message_whose_task_cannot_be_taken_in_is_dropped(client: redis.Redis,
     assert client.hlen("unacked") == 1
 
 
-def test_what_a_full_redis_refuses_to_note_is_kept_and_taken_later(client: redis.Redis, side: Side) -> None:
+def full_with_one_in_hand(client: redis.Redis, side: Side) -> Any:
+    """Return a channel that has popped a message of two, of which Redis does not take note."""
     channel = side.connect()
     client.lpush(QUEUE, message("a"), message("b"))
     client.config_set("maxmemory", 1)
     channel.tend()
-    while not side.ledger.popped:
+    while not side.taken:
         side.connection.drain_events(timeout=5)
+    return channel
+
+
+def test_what_a_full_redis_refuses_to_note_is_noted_later(client: redis.Redis, side: Side) -> None:
+    channel = full_with_one_in_hand(client, side)
     # One in hand, and no other is asked for.
     assert not channel.accepting()
     assert waiting(client) == ["b"]
-    assert side.taken == []
     client.config_set("maxmemory", 0)
     channel.tend()
     assert channel.accepting()
-    assert [taken.headers["id"] for taken in side.taken] == ["a"]
+    assert ids(side) == ["a"]
+    assert client.hlen("unacked") == 1
+
+
+def test_what_a_full_redis_never_noted_is_not_noted_once_it_is_done(client: redis.Redis, side: Side) -> None:
+    channel = full_with_one_in_hand(client, side)
+    side.taken[0].ack()
+    client.config_set("maxmemory", 0)
+    channel.tend()
+    assert channel.accepting()
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+    assert waiting(client) == ["b"]
+
+
+@pytest.mark.parametrize("end", ["tend", "give_up"])
+def test_what_a_full_redis_never_noted_is_given_back_all_the_same(client: redis.Redis, side: Side, end: str) -> None:
+    channel = full_with_one_in_hand(client, side)
+    if end == "tend":
+        side.taken[0].requeue()
+        channel.settle()
+        channel.tend()
+    client.config_set("maxmemory", 0)
+    getattr(channel, end)()
+    assert waiting(client) == ["a", "b"]
+    assert client.hlen("unacked") == 0
+    assert not side.ledger.untold
+
+
+def test_a_task_does_not_wait_for_redis_to_note_its_message(client: redis.Redis, side: Side) -> None:
+    channel = side.connect()
+    channel.basic_cancel(next(iter(channel._consumers)))
+    yet_to_be_noted: list[set[str]] = []
+    channel.basic_consume(QUEUE, False, lambda _: yet_to_be_noted.append(set(side.ledger.handed)), "own")
+    client.lpush(QUEUE, message("a"))
+    while not yet_to_be_noted:
+        side.connection.drain_events(timeout=5)
+    assert len(yet_to_be_noted[0]) == 1
+    assert not side.ledger.handed
     assert client.hlen("unacked") == 1
 
 
@@ -371,14 +413,15 @@ def test_what_was_taken_before_a_list_that_is_none_is_not_lost(client: redis.Red
 
 def lose_the_reply(channel: Any) -> None:
     """Have Redis do what it is asked next, and nobody hear of it."""
-    say = channel._exchanger._say
+    exchanger = channel._exchanger
+    ask = exchanger._ask
 
-    def say_and_lose(*command: Any) -> Any:
-        say(*command)
-        channel._exchanger._say = say
+    def ask_and_lose(*question: Any) -> Any:
+        ask(*question)
+        exchanger._ask = ask
         raise redis.ConnectionError("the reply was lost")
 
-    channel._exchanger._say = say_and_lose
+    exchanger._ask = ask_and_lose
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -408,7 +451,7 @@ def test_what_was_popped_when_a_reply_was_lost_is_taken_in_once(client: redis.Re
     client.lpush(QUEUE, *(message(str(n)) for n in range(2)))
     with pytest.raises(redis.ConnectionError):
         take(side, 1)
-    assert len(side.ledger.popped) == 1
+    assert len(side.ledger.handed) == 1
     channel.let_go()
     channel.tend()
     assert ids(side) == ["0"]

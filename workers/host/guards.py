@@ -87,7 +87,7 @@ class Tend(bootsteps.StartStopStep):  # type: ignore[misc]
         give_up = time.monotonic() + _GIVE_UP_S
         ledger = consumer.ledger
         while not self._give_back(consumer):
-            if not ledger.popped and not ledger.settled:
+            if not ledger.untold:
                 return
             if time.monotonic() > give_up:
                 # Whoever finds this worker dead restores the unacknowledged; a gateway misses what was popped.
@@ -95,7 +95,7 @@ class Tend(bootsteps.StartStopStep):  # type: ignore[misc]
                     "messages not given back",
                     extra={
                         "event": "messages_left",
-                        "popped": len(ledger.popped),
+                        "popped": len(ledger.popped) + len(ledger.handed),
                         "settled": len(ledger.settled),
                     },
                 )

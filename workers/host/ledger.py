@@ -21,7 +21,9 @@ class Ledger:
     held: set[str] = field(default_factory=set)
     """Delivery tags of what Celery was given and has not settled."""
     popped: deque[tuple[str, bytes]] = field(default_factory=deque)
-    """Redis list and message: out of the queue, and not yet among the unacknowledged."""
+    """Redis list and message: out of the queue, and nowhere else yet."""
+    handed: dict[str, bytes] = field(default_factory=dict)
+    """By delivery tag, as they are kept: Celery has them, and Redis has yet to say that they are unacknowledged."""
     settled: dict[str, bool] = field(default_factory=dict)
     """Delivery tags that must leave the unacknowledged; True: back to their queue."""
     unsure: bool = False
@@ -35,7 +37,13 @@ class Ledger:
 
     @property
     def rejected(self) -> list[str]:
-        return [tag for tag, requeue in self.settled.items() if requeue]
+        """What can be put back: Redis has it among the unacknowledged."""
+        return [tag for tag, requeue in self.settled.items() if requeue and tag not in self.handed]
+
+    @property
+    def untold(self) -> bool:
+        """Whether there is anything to tell Redis."""
+        return bool(self.popped or self.handed or self.settled)
 
     @property
     def known(self) -> set[str]:
@@ -44,6 +52,8 @@ class Ledger:
     def settle(self, tag: str, *, requeue: bool) -> None:
         self.held.discard(tag)
         self.settled[tag] = requeue
+        if not requeue:
+            self.handed.pop(tag, None)  # noted now, it would stay for ever
 
     def forget(self, tags: Iterable[str]) -> None:
         """Redis knows of these."""

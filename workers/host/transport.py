@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from queue import Empty
 from typing import Any
 
@@ -77,6 +77,7 @@ class Channel(stock.Channel):
         self._asked: tuple[int, ...] = ()  # the priority steps of the pending BRPOP
         self._ending = False
         self._more = False  # whether there was more than was taken last
+        self._telling = False  # whether an exchange is under way
         self._exchanging: Exchange | None = None
         super().__init__(connection, **kwargs)
 
@@ -87,7 +88,7 @@ class Channel(stock.Channel):
 
     def accepting(self) -> bool:
         """Say whether another message may be taken: Redis took note of the last one."""
-        return not self._refused and not self.ledger.popped
+        return not self._refused and not self.ledger.popped and not self.ledger.handed
 
     def let_go(self) -> None:
         """Make closing the channel neither read from its dead connection nor give anything back.
@@ -100,7 +101,7 @@ class Channel(stock.Channel):
 
     def settle(self) -> None:
         """Tell Redis what was settled since the hub's last turn, unless the connection has just failed to."""
-        if self._shaky or self._refused or not self.ledger.settled:
+        if self._shaky or self._refused or self._telling or not self.ledger.settled:
             return
         try:
             self._exchange()
@@ -114,7 +115,7 @@ class Channel(stock.Channel):
         self._shaky = False
         self._refused = False
         try:
-            if self.ledger.popped or self.ledger.settled:
+            if self.ledger.untold:
                 self._exchange()
             self._recover()
             self._put_back()
@@ -124,7 +125,8 @@ class Channel(stock.Channel):
     def give_up(self) -> None:
         """Put back all this worker still has, at its end. Raises when Redis does not take it."""
         ledger = self.ledger
-        self._exchanger(done=ledger.done, now=time.time())
+        self._exchanger(done=ledger.done, in_hand=ledger.handed, now=time.time())
+        ledger.handed.clear()
         ledger.forget(ledger.done)
         self._put_back()
         with self.conn_or_acquire() as client:
@@ -245,16 +247,31 @@ class Channel(stock.Channel):
     def _exchange(self, steps: Sequence[int] = (), most: int = 0) -> int:
         """Tell Redis what was settled and popped, take up to `most` from the lists of `steps`, and hand it to Celery.
 
-        What is popped already counts as taken. Returns how many more that were.
+        What is popped already counts as taken, and is Celery's as soon as Redis is being told of it: its task does not
+        wait for the answer. Returns how many more were taken.
         """
         ledger, done = self.ledger, self.ledger.done
-        messages = [(self._queue_of(key), task_message(item), item) for key, item in ledger.popped]
-        wanted = max(0, min(most, _AT_ONCE) - len(messages)) if steps else 0
-        in_hand = {it["properties"]["delivery_tag"]: kept(item, queue) for queue, it, item in messages if it}
+        popped = [(self._queue_of(key), task_message(item), item) for key, item in ledger.popped]
+        wanted = max(0, min(most, _AT_ONCE) - len(popped)) if steps else 0
         lists = [(self._q_for_pri(queue, step), queue) for step in steps for queue in self.active_queues]
+        handed = ledger.handed | {
+            it["properties"]["delivery_tag"]: kept(item, queue) for queue, it, item in popped if it
+        }
+
+        def hand_over() -> None:
+            ledger.handed = handed
+            ledger.popped.clear()
+            self._hand_over((queue, message) for queue, message, _ in popped)
+
+        self._telling = True
         try:
             taken = self._exchanger(
-                done=done, in_hand=in_hand, most=wanted, lists=lists if wanted else (), now=time.time()
+                done=done,
+                in_hand=handed,
+                most=wanted,
+                lists=lists if wanted else (),
+                now=time.time(),
+                meanwhile=hand_over,
             )
         except redis.ResponseError as error:
             # Some may have been taken all the same, here as below.
@@ -264,18 +281,13 @@ class Channel(stock.Channel):
         except LOST:
             ledger.unsure = ledger.unsure or wanted > 0
             raise
+        finally:
+            self._telling = False
         self._accepted()
         ledger.forget(done)
-        ledger.popped.clear()
+        ledger.handed = {}
         self._more = 0 < wanted == len(taken)
-        ready = [(queue, message) for queue, message, _ in messages]
-        ready += [(self._queue_of(it.list), self._read(it)) for it in taken]
-        try:
-            for queue, message in ready:
-                self._hand_over(queue, message)
-        except LOST:
-            ledger.unsure = True
-            raise
+        self._hand_over([(self._queue_of(it.list), self._read(it)) for it in taken])
         return len(taken)
 
     @property
@@ -293,11 +305,17 @@ class Channel(stock.Channel):
             self.ledger.settle(taken.tag, requeue=False)
         return message
 
-    def _hand_over(self, queue: str, message: dict[str, Any] | None) -> None:
-        if message is None:
-            _dropped(queue, "not a task")
-        else:
-            self.connection._deliver(message, queue)
+    def _hand_over(self, messages: Iterable[tuple[str, dict[str, Any] | None]]) -> None:
+        """Give Celery what came from these queues; None is rubbish."""
+        try:
+            for queue, message in messages:
+                if message is None:
+                    _dropped(queue, "not a task")
+                else:
+                    self.connection._deliver(message, queue)
+        except LOST:
+            self.ledger.unsure = True  # the others are noted, and nobody's
+            raise
 
     def _put_back(self) -> None:
         for tag in self.ledger.rejected:
