@@ -132,7 +132,7 @@ def test_a_message_is_noted_before_it_is_run_and_removed_when_acknowledged(clien
     side.connect()
     take(side, 1)
     assert client.hlen("unacked") == 1
-    assert not side.ledger.popped
+    assert not side.ledger.handed
     side.taken[0].ack()
     side.channel.settle()
     assert client.hlen("unacked") == client.zcard("unacked_index") == 0
@@ -266,7 +266,10 @@ def test_at_its_end_a_worker_puts_everything_back(client: redis.Redis, side: Sid
     client.lpush(QUEUE, message("running"))
     channel = side.connect()
     take(side, 1)
-    side.ledger.popped.append((QUEUE, message("popped")))
+    client.lpush(QUEUE, message("popped"))
+    lose_the_reply(channel)
+    with pytest.raises(redis.ConnectionError):
+        take(side, 2)
     channel.let_go()
     channel.give_up()
     assert sorted(waiting(client)) == ["popped", "running"]

@@ -7,7 +7,7 @@ note it among the unacknowledged, one to remove it from there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -31,9 +31,6 @@ def kept(item: bytes, queue: str) -> bytes:
     return b"[" + item + _behind(queue)
 
 
-def _nothing() -> None: ...
-
-
 class Exchange:
     """On a connection of its own, of `pool`. Raises redis.RedisError and OSError; the connection is closed then."""
 
@@ -51,42 +48,37 @@ class Exchange:
         most: int = 0,
         lists: Sequence[tuple[str, str]] = (),
         now: float,
-        meanwhile: Callable[[], None] = _nothing,
     ) -> list[Taken]:
         """Acknowledge the tags of `done`, note those of `in_hand` (what is `kept`, by tag), take up to `most`.
 
         `lists` are Redis lists, each with its queue's name, in the order in which they are taken from.
-        Repeating it with nothing to take does no harm. `now` in Unix seconds. `meanwhile` is called once all this is
-        on its way, before Redis has answered, and must not ask anything here.
+        Repeating it with nothing to take does no harm. `now` in Unix seconds.
         """
         args: list[Any] = [*self._keys, *(key for key, _ in lists), most, repr(now), len(done), *done]
         args += [_behind(queue) for _, queue in lists]
         for tag, message in (in_hand or {}).items():
             args += (tag, message)
-        reply = self._ask(2 + len(lists), args, meanwhile)
+        reply = self._ask(2 + len(lists), args)
         return [Taken(lists[reply[at] - 1][0], reply[at + 1].decode(), reply[at + 2]) for at in range(0, len(reply), 3)]
 
-    def _ask(self, count: int, args: list[Any], meanwhile: Callable[[], None]) -> Any:
+    def _ask(self, count: int, args: list[Any]) -> Any:
         if self._connection is None:
             self._connection = self._pool.get_connection()
-        connection = self._connection
         try:
             if not self._sha:
-                connection.send_command("SCRIPT", "LOAD", _SCRIPT)
-                self._sha = connection.read_response()
-            connection.send_command("EVALSHA", self._sha, count, *args)
-            meanwhile()
+                self._connection.send_command("SCRIPT", "LOAD", _SCRIPT)
+                self._sha = self._connection.read_response()
             try:
-                return connection.read_response()
+                return self._say("EVALSHA", self._sha, count, *args)
             except redis.exceptions.NoScriptError:  # Redis was restarted
-                connection.send_command("EVAL", _SCRIPT, count, *args)
-                return connection.read_response()
-        except redis.ResponseError:
+                return self._say("EVAL", _SCRIPT, count, *args)
+        except (OSError, redis.ConnectionError, redis.TimeoutError):
+            self._connection.disconnect()
             raise
-        except BaseException:
-            # A reply that nobody has read would be taken for the next one's.
-            connection.disconnect()
-            raise
+
+    def _say(self, *command: Any) -> Any:
+        self._connection.send_command(*command)
+        return self._connection.read_response()
 
 
 def _behind(queue: str) -> bytes:

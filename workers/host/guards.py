@@ -90,12 +90,12 @@ class Tend(bootsteps.StartStopStep):  # type: ignore[misc]
             if not ledger.untold:
                 return
             if time.monotonic() > give_up:
-                # Whoever finds this worker dead restores the unacknowledged; a gateway misses what was popped.
+                # Whoever finds this worker dead restores the unacknowledged; a gateway misses what was not noted.
                 log.error(
                     "messages not given back",
                     extra={
                         "event": "messages_left",
-                        "popped": len(ledger.popped) + len(ledger.handed),
+                        "handed": len(ledger.handed),
                         "settled": len(ledger.settled),
                     },
                 )

@@ -7,7 +7,6 @@ Celery's hub touches it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -20,8 +19,6 @@ class Ledger:
     """Whether nobody else keeps messages under the same keys."""
     held: set[str] = field(default_factory=set)
     """Delivery tags of what Celery was given and has not settled."""
-    popped: deque[tuple[str, bytes]] = field(default_factory=deque)
-    """Redis list and message: out of the queue, and nowhere else yet."""
     handed: dict[str, bytes] = field(default_factory=dict)
     """By delivery tag, as they are kept: Celery has them, and Redis has yet to say that they are unacknowledged."""
     settled: dict[str, bool] = field(default_factory=dict)
@@ -43,7 +40,7 @@ class Ledger:
     @property
     def untold(self) -> bool:
         """Whether there is anything to tell Redis."""
-        return bool(self.popped or self.handed or self.settled)
+        return bool(self.handed or self.settled)
 
     @property
     def known(self) -> set[str]:

@@ -77,7 +77,6 @@ class Channel(stock.Channel):
         self._asked: tuple[int, ...] = ()  # the priority steps of the pending BRPOP
         self._ending = False
         self._more = False  # whether there was more than was taken last
-        self._telling = False  # whether an exchange is under way
         self._exchanging: Exchange | None = None
         super().__init__(connection, **kwargs)
 
@@ -88,7 +87,7 @@ class Channel(stock.Channel):
 
     def accepting(self) -> bool:
         """Say whether another message may be taken: Redis took note of the last one."""
-        return not self._refused and not self.ledger.popped and not self.ledger.handed
+        return not self._refused and not self.ledger.handed
 
     def let_go(self) -> None:
         """Make closing the channel neither read from its dead connection nor give anything back.
@@ -101,7 +100,7 @@ class Channel(stock.Channel):
 
     def settle(self) -> None:
         """Tell Redis what was settled since the hub's last turn, unless the connection has just failed to."""
-        if self._shaky or self._refused or self._telling or not self.ledger.settled:
+        if self._shaky or self._refused or not self.ledger.settled:
             return
         try:
             self._exchange()
@@ -130,10 +129,6 @@ class Channel(stock.Channel):
         ledger.forget(ledger.done)
         self._put_back()
         with self.conn_or_acquire() as client:
-            while ledger.popped:
-                key, item = ledger.popped[0]
-                client.rpush(key, item)
-                ledger.popped.popleft()
             for tag in self._noted(client):
                 # Others may keep theirs under the same key.
                 if ledger.alone or tag in ledger.held:
@@ -228,11 +223,10 @@ class Channel(stock.Channel):
             self._flush_brpop_reauth()
         if not reply:
             raise Empty
-        key, item = reply
-        self.ledger.popped.append((key.decode(), item))
-        self._queue_cycle.rotate(self._queue_of(key.decode()))
-        pull = self.connection.pull()
-        self._exchange(pull.order, pull.most)
+        queue, pull = self._queue_of(reply[0].decode()), self.connection.pull()
+        self._queue_cycle.rotate(queue)
+        self._take_in(queue, reply[1])
+        self._exchange(pull.order, pull.most - 1)
         return True
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
@@ -244,34 +238,23 @@ class Channel(stock.Channel):
             _dropped(exchange, type(error).__name__)
             raise Empty from error
 
+    def _take_in(self, queue: str, item: bytes) -> None:
+        """Hand to Celery what was popped. Its task need not wait until Redis has noted its message."""
+        if (message := task_message(item)) is not None:
+            self.ledger.handed[message["properties"]["delivery_tag"]] = kept(item, queue)
+        self._hand_over([(queue, message)])
+
     def _exchange(self, steps: Sequence[int] = (), most: int = 0) -> int:
-        """Tell Redis what was settled and popped, take up to `most` from the lists of `steps`, and hand it to Celery.
+        """Tell Redis what was settled and handed over, take up to `most` from the lists of `steps` for Celery.
 
-        What is popped already counts as taken, and is Celery's as soon as Redis is being told of it: its task does not
-        wait for the answer. Returns how many more were taken.
+        Returns how many those were.
         """
-        ledger, done = self.ledger, self.ledger.done
-        popped = [(self._queue_of(key), task_message(item), item) for key, item in ledger.popped]
-        wanted = max(0, min(most, _AT_ONCE) - len(popped)) if steps else 0
+        ledger, done, handed = self.ledger, self.ledger.done, dict(self.ledger.handed)
+        wanted = max(0, min(most, _AT_ONCE)) if steps else 0
         lists = [(self._q_for_pri(queue, step), queue) for step in steps for queue in self.active_queues]
-        handed = ledger.handed | {
-            it["properties"]["delivery_tag"]: kept(item, queue) for queue, it, item in popped if it
-        }
-
-        def hand_over() -> None:
-            ledger.handed = handed
-            ledger.popped.clear()
-            self._hand_over((queue, message) for queue, message, _ in popped)
-
-        self._telling = True
         try:
             taken = self._exchanger(
-                done=done,
-                in_hand=handed,
-                most=wanted,
-                lists=lists if wanted else (),
-                now=time.time(),
-                meanwhile=hand_over,
+                done=done, in_hand=handed, most=wanted, lists=lists if wanted else (), now=time.time()
             )
         except redis.ResponseError as error:
             # Some may have been taken all the same, here as below.
@@ -281,11 +264,9 @@ class Channel(stock.Channel):
         except LOST:
             ledger.unsure = ledger.unsure or wanted > 0
             raise
-        finally:
-            self._telling = False
         self._accepted()
         ledger.forget(done)
-        ledger.handed = {}
+        ledger.handed.clear()
         self._more = 0 < wanted == len(taken)
         self._hand_over([(self._queue_of(it.list), self._read(it)) for it in taken])
         return len(taken)
@@ -325,8 +306,6 @@ class Channel(stock.Channel):
     def _recover(self) -> None:
         """Put back what was taken in an exchange whose answer never came."""
         ledger = self.ledger
-        if ledger.popped:
-            return  # it may be among the unacknowledged already, and is ours
         if ledger.unsure and ledger.alone:
             with self.conn_or_acquire() as client:
                 for tag in self._noted(client):
