@@ -263,6 +263,7 @@ def test_a_message_given_back_goes_to_the_front(client: redis.Redis, side: Side)
 
 
 def test_at_its_end_a_worker_puts_everything_back(client: redis.Redis, side: Side) -> None:
+    side.most = 100
     client.lpush(QUEUE, message("running"))
     channel = side.connect()
     take(side, 1)
@@ -374,8 +375,7 @@ def test_bulk_work_is_not_taken_while_interactive_requests_are_left(client: redi
     assert client.llen(BULK_LIST) == 2
 
 
-def test_the_news_of_what_is_done_brings_what_is_next(client: redis.Redis, side: Side) -> None:
-    side.most = 100
+def test_the_news_of_what_is_done_brings_what_is_next_to_who_had_no_room(client: redis.Redis, side: Side) -> None:
     side.connect()
     client.lpush(QUEUE, message("a"))
     take(side, 1)
@@ -387,6 +387,53 @@ def test_the_news_of_what_is_done_brings_what_is_next(client: redis.Redis, side:
     assert calls(client, "evalsha") == asked + 1
     wait_until(lambda: calls(client, "brpop") == popped or side.channel._in_poll, "the next pop")
     assert client.hlen("unacked") == 1
+
+
+def test_what_is_done_is_told_with_the_next_message(client: redis.Redis, side: Side) -> None:
+    side.most = 100
+    side.connect()
+    client.lpush(QUEUE, message("a"))
+    take(side, 1)
+    side.taken[0].ack()
+    asked = calls(client, "evalsha")
+    side.turn()
+    assert calls(client, "evalsha") == asked
+    assert client.hlen("unacked") == 1
+    client.lpush(QUEUE, message("b"))
+    take(side, 2)
+    assert calls(client, "evalsha") == asked + 1
+    assert client.hget("unacked", side.taken[1].delivery_tag) is not None
+    assert client.hlen("unacked") == 1
+
+
+def test_without_a_next_message_what_is_done_is_told_by_and_by(client: redis.Redis, side: Side) -> None:
+    side.connect()
+    client.lpush(QUEUE, message("a"))
+    take(side, 1)
+    side.taken[0].ack()
+    side.channel.tend()
+    assert client.hlen("unacked") == 0
+
+
+@pytest.mark.parametrize("how", ["many", "given back"])
+def test_what_presses_is_told_at_once(client: redis.Redis, side: Side, how: str) -> None:
+    side.most = 100
+    side.connect()
+    client.lpush(QUEUE, *(message(str(n)) for n in range(40)))
+    while len(side.taken) < 8:
+        side.channel._exchange(ALL_STEPS, 100)
+    noted = client.hlen("unacked")
+    if how == "many":
+        for taken in side.taken[:8]:
+            taken.ack()
+        side.order = ()
+        side.turn()
+        assert client.hlen("unacked") == noted - 8
+    else:
+        side.taken[0].requeue()
+        side.order = ()
+        side.turn()
+        assert waiting(client)[0] == "0"
 
 
 def test_what_a_full_redis_cannot_keep_stays_in_its_queue(client: redis.Redis, side: Side) -> None:

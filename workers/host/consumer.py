@@ -74,6 +74,14 @@ class SafeConsumer(Consumer):  # type: ignore[misc]  # celery ships no types
         # A Redis that accepts connections and then fails them must not be asked in a tight loop.
         time.sleep(_LOSS_S)
 
+    def call_soon_ack(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge now: it only goes into the ledger. Celery would wait for a further turn of the hub."""
+        try:
+            p(*args, **kwargs)
+        except Exception:
+            log.exception("not acknowledged", extra={"event": "acknowledge_failed"})
+        return p
+
     def cancel_active_requests(self) -> None:
         """On SIGQUIT. Celery would cancel each task as if somebody had revoked it; ours are given to another worker."""
         if isinstance(self.pool, EnginePool):

@@ -23,6 +23,7 @@ class Job:
     end: Callable[[int, int | None], None]
     """Breaks it off, given its pid."""
     started_at: float = field(default_factory=time.monotonic)
+    ended_at: float = 0.0
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     task: asyncio.Task[Any] | None = None
     stop_reason: str | None = None

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+# What was answered and is still noted, whoever restores this worker's messages finds to be answered.
+_MANY = 8
+
 
 @dataclass(slots=True)
 class Ledger:
@@ -36,6 +39,11 @@ class Ledger:
     def rejected(self) -> list[str]:
         """What can be put back: Redis has it among the unacknowledged."""
         return [tag for tag, requeue in self.settled.items() if requeue and tag not in self.handed]
+
+    @property
+    def pressing(self) -> bool:
+        """Whether Redis must be told now, and not with the next message: somebody waits for one, or there are many."""
+        return len(self.settled) >= _MANY or True in self.settled.values()
 
     @property
     def untold(self) -> bool:

@@ -49,6 +49,8 @@ _AROUND_S = 2.0
 EX_FAILURE = 1
 # Of tasks that end together, as bulk work may, the hub finishes so many before it looks for new ones.
 _AT_ONCE = 8
+# While there is plenty of room, the hub is not woken for a task that has ended: the next message may wake it first.
+_FINISH_S = 0.01
 
 
 class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
@@ -70,6 +72,8 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._read_end.setblocking(False)
         self._write_end.setblocking(False)
         self._woken = False
+        self._waking = False
+        self._roomy = False
         self._dying = False
         self._hurried = False
         self._closed = False
@@ -82,7 +86,8 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
 
     def register_with_event_loop(self, hub: Any) -> None:
         # Again after every reconnect: the hub drops its readers then.
-        hub.add_reader(self._read_end.fileno(), self._on_posted)
+        hub.add_reader(self._read_end.fileno(), self._on_woken)
+        hub.on_tick.add(self._on_tick)
         # The hub looks whether it was told to stop only when it wakes, and a signal alone does not wake it.
         signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
         self.resident.consuming()
@@ -150,7 +155,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         """Do what the hub does for tasks, while it does not run."""
         self._hub.fire_timers()
         while self._posted:
-            self._on_posted()
+            self._on_tick()
         for callback in self._hub._pop_ready():
             try:
                 callback()
@@ -177,11 +182,12 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         bulk = self._jobs.bulk
         # What was taken and is not run yet, having been sent with a delay, takes a seat all the same.
         others = max(self._jobs.interactive, len(worker_state.reserved_requests) - bulk)
-        now = time.monotonic()
+        now, seats = time.monotonic(), self.num_processes
         around = self._around.note(self._jobs.interactive, now)
+        self._roomy = not bulk and others * 2 <= seats
         return pull(
             self.resident.shares,
-            seats=self.num_processes,
+            seats=seats,
             interactive=others,
             bulk=bulk,
             expected=self._peak.note(others, now),
@@ -263,7 +269,18 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     def _on_done(self, job: Job, outcome: Outcome) -> None:
         for timer in job.timers:
             timer.cancel()
-        self._post(self._finish, job, outcome)
+        job.ended_at = time.monotonic()
+        self._posted.append((self._finish, job, outcome))
+        if not self._roomy or len(self._jobs) == 1:
+            self._wake()
+        elif not self._woken and not self._waking:
+            self._waking = True
+            self._loop.call_later(_FINISH_S, self._wake_late)
+
+    def _wake_late(self) -> None:
+        self._waking = False
+        if self._posted:
+            self._wake()
 
     def _post(self, call: Callable[[Job, Any], None], job: Job, with_: Any) -> None:
         """From the loop: have `call(job, with_)` run on the hub."""
@@ -283,12 +300,14 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         job.stop_reason = reason
         self._loop.call_soon_threadsafe(lambda: job.task and job.task.cancel(reason))
 
-    def _on_posted(self, *_: Any) -> None:
-        """On the hub: do what the loop has posted. Must never raise: that would end the worker."""
+    def _on_woken(self, *_: Any) -> None:
         with contextlib.suppress(BlockingIOError):
             self._read_end.recv(4096)
-        # What is posted from here on has to wake us again; what was posted before is found below.
+        # What is posted from here on has to wake us again; what was posted before is found before the hub waits.
         self._woken = False
+
+    def _on_tick(self) -> None:
+        """On the hub, before it waits: do what the loop has posted. Must never raise: that would end the worker."""
         for _turn in range(min(len(self._posted), _AT_ONCE)):
             call, job, with_ = self._posted.popleft()
             try:
@@ -306,7 +325,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         with hand_over(outcome):
             failed, result, _ = job.target(*job.args)
         if job.callback:
-            job.callback((failed, result, time.monotonic() - job.started_at))
+            job.callback((failed, result, job.ended_at - job.started_at))
 
     def _on_soft_limit(self, job: Job, limit_s: float) -> None:
         if job.timeout_callback and job in self._jobs:

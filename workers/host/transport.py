@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import Empty
 from typing import Any
 
@@ -76,7 +76,7 @@ class Channel(stock.Channel):
         self._popping: tuple[Any, int | None] = (None, None)  # a socket, and the number Redis knows it by
         self._asked: tuple[int, ...] = ()  # the priority steps of the pending BRPOP
         self._ending = False
-        self._more = False  # whether there was more than was taken last
+        self._more = False  # whether there may have been more than was taken last
         self._exchanging: Exchange | None = None
         super().__init__(connection, **kwargs)
 
@@ -99,7 +99,7 @@ class Channel(stock.Channel):
         self._shaky = True
 
     def settle(self) -> None:
-        """Tell Redis what was settled since the hub's last turn, unless the connection has just failed to."""
+        """Tell Redis what was settled, unless the connection has just failed to."""
         if self._shaky or self._refused or not self.ledger.settled:
             return
         try:
@@ -194,7 +194,7 @@ class Channel(stock.Channel):
                 self._popping = (connection._sock, None)
         if not (queues := self._queue_cycle.consume(len(self.active_queues))):
             return
-        if self._more or self.ledger.settled:
+        if self._more or self.ledger.pressing:
             # What is there comes with the news of what is done; only who finds nothing waits.
             pull = self.connection.pull()
             self._exchange(pull.order, pull.most)
@@ -267,7 +267,8 @@ class Channel(stock.Channel):
         self._accepted()
         ledger.forget(done)
         ledger.handed.clear()
-        self._more = 0 < wanted == len(taken)
+        if steps:
+            self._more = len(taken) == wanted
         self._hand_over([(self._queue_of(it.list), self._read(it)) for it in taken])
         return len(taken)
 
@@ -336,9 +337,22 @@ class Channel(stock.Channel):
 
 
 class Poller(stock.MultiChannelPoller):
-    """Tells Redis at every turn of the hub what was settled, and looks whether more lists have become welcome."""
+    """Looks at every turn of the hub whether more lists have become welcome, and what Redis must be told at once.
+
+    What was merely answered is told with the next message, or within half a second (`guards.Tend`).
+    """
 
     _subclients_at = float("-inf")
+
+    def __init__(self) -> None:
+        self.read_already: Mapping[int, Any] = {}
+        """What the hub reads, by its number."""
+        super().__init__()
+
+    @property
+    def fds(self) -> dict[int, Any]:
+        # At every turn kombu has the hub read them all anew, and the kernel refuse it.
+        return {fd: channel for fd, channel in super().fds.items() if fd not in self.read_already}
 
     def maybe_check_subclient_health(self) -> None:
         # By the interval that a BRPOP is watched with it is asked far more often than what is no request's needs.
@@ -350,7 +364,8 @@ class Poller(stock.MultiChannelPoller):
     def on_poll_start(self) -> None:
         super().on_poll_start()
         for channel in self._channels:
-            channel.settle()
+            if channel.ledger.pressing:
+                channel.settle()
             channel.widen()
 
 
@@ -366,6 +381,10 @@ class Transport(stock.Transport):
         self.pull: Callable[[], Pull] = client.pull
         super().__init__(client, **kwargs)
         self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        self.cycle.read_already = loop.readers
+        super().register_with_event_loop(connection, loop)
 
 
 def _dropped(queue: str, reason: str) -> None:
