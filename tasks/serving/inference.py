@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 import uuid
@@ -63,6 +64,7 @@ class Inference:
         self._suspects = SuspectSeat(claims)
         self.checkpoints = Checkpoints(claims, self._held.values)
         self._engine_died = False
+        self._run, self._deliveries = uuid.uuid4().hex, itertools.count()
         self.last_used_at: float | None = None
 
     @property
@@ -162,7 +164,7 @@ class Inference:
 
     async def _claim(self, held: Held) -> Claim | Refusal:
         """Claim, and go on trying while Redis is away or full: to fail would take the call's message unanswered."""
-        token = uuid.uuid4().hex
+        token = f"{self._run}.{next(self._deliveries)}"
         return await until_told(lambda: self._claims.claim(held.request_id, token))
 
     async def _refuse(self, held: Held, refusal: Refusal) -> str:

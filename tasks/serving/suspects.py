@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from tasks.serving.claim_store import Claim, ClaimStore, Danger
 from tasks.serving.patience import until_told
@@ -25,12 +25,12 @@ class SuspectSeat:
         self._seat = asyncio.Lock()
         self._marking: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def of(self, claim: Claim) -> AsyncIterator[OnToken]:
+    def of(self, claim: Claim) -> AbstractAsyncContextManager[OnToken]:
         """Wait for the seat if the call is suspect. Gives what is to be called at its first token."""
-        if not claim.suspect:
-            yield _nothing
-            return
+        return self._alone(claim) if claim.suspect else nullcontext(_nothing)
+
+    @asynccontextmanager
+    async def _alone(self, claim: Claim) -> AsyncIterator[OnToken]:
         taken = False
 
         def leave() -> None:

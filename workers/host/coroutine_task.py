@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self
@@ -34,12 +33,11 @@ class Outcome:
 _outcome: ContextVar[Outcome] = ContextVar("outcome")
 
 
-@contextmanager
-def hand_over(outcome: Outcome) -> Iterator[None]:
-    """Make `outcome` what every `CoroutineTask` called within returns or raises."""
+def with_outcome(outcome: Outcome, call: Callable[..., Any], *args: Any) -> Any:
+    """Return `call(*args)`; `outcome` is what every `CoroutineTask` that it calls returns or raises."""
     token = _outcome.set(outcome)
     try:
-        yield
+        return call(*args)
     finally:
         _outcome.reset(token)
 
@@ -48,6 +46,7 @@ class CoroutineTask(Task):  # type: ignore[misc]  # celery ships no types
     """`run` is an `async def`; it has no `self.request`, since it runs on another thread than Celery."""
 
     abstract = True
+    Request = "workers.host.task_request:TaskRequest"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outcome = _outcome.get()

@@ -35,7 +35,7 @@ from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
 from workers.host.appetite import Peak, Pull, pull
-from workers.host.coroutine_task import Outcome, body_of, hand_over
+from workers.host.coroutine_task import Outcome, body_of, with_outcome
 from workers.host.job import Job, Jobs
 from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
 
@@ -322,8 +322,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
             return
         if job.silent:
             return
-        with hand_over(outcome):
-            failed, result, _ = job.target(*job.args)
+        failed, result, _ = with_outcome(outcome, job.target, *job.args)
         if job.callback:
             job.callback((failed, result, job.ended_at - job.started_at))
 
