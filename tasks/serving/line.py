@@ -1,4 +1,4 @@
-"""An engine worker's line to Redis: what one turn of its event loop has to say leaves in one write.
+"""An engine worker's line to Redis: what one turn of its event loop has to say leaves in one write, or two.
 
 redis-py's asyncio client takes a connection, a timeout and three coroutines for each
 command and each reply, which is more than a token costs. Its connections are used all the
@@ -36,7 +36,7 @@ class Line(asyncio.Protocol):
         self._waiting: deque[_Answer] = deque()
         self._watch: asyncio.TimerHandle | None = None
         self.writes = 0
-        """How often something was sent."""
+        """How often something was sent: at most once a turn, and once more where nothing was waited for."""
 
     async def ask(self, *command: str | bytes | float) -> Any:
         """Return the reply to one command. Raises what `all` raises, and the error that Redis answers with."""
@@ -56,10 +56,14 @@ class Line(asyncio.Protocol):
         if self._transport is None:
             await self._open()
         answer = _Answer(asyncio.get_running_loop(), len(commands))
-        if not self._said:
+        # On a line that is quiet nothing waits for the end of the turn.
+        quiet = not self._waiting
+        if not quiet and not self._said:
             answer.loop.call_soon(self._flush)
         self._said += [it if isinstance(it, bytes) else _packed(it) for it in commands]
         self._waiting.append(answer)
+        if quiet:
+            self._flush()
         if self._watch is None:
             self._watch = answer.loop.call_later(COMMAND_TIMEOUT_S, self._overdue, answer)
         return await answer.replies

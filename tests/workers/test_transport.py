@@ -53,7 +53,8 @@ class Side:
         self.connection = self.app.connection_for_read()
         self.connection.transport_cls = "workers.host.transport:Transport"
         self.connection.ledger = self.ledger
-        self.connection.pull = lambda: Pull(self.order, self.most)
+        # What is in hand counts, as in a pool.
+        self.connection.pull = lambda: Pull(self.order, self.most - len(self.ledger.handed))
         consumer = self.connection.Consumer([self.app.amqp.queues[QUEUE]], on_message=self.taken.append)
         consumer.consume()
         self.channel = consumer.channel

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -81,5 +82,6 @@ class Exchange:
         return self._connection.read_response()
 
 
+@lru_cache(maxsize=64)
 def _behind(queue: str) -> bytes:
     return b',"",' + json.dumps(queue).encode() + b"]"

@@ -234,10 +234,11 @@ class Channel(stock.Channel):
             self._flush_brpop_reauth()
         if not reply:
             raise Empty
-        queue, pull = self._queue_of(reply[0].decode()), self.connection.pull()
+        queue = self._queue_of(reply[0].decode())
         self._queue_cycle.rotate(queue)
         self._take_in(queue, reply[1])
-        self._exchange(pull.order, pull.most - 1)
+        pull = self.connection.pull()
+        self._exchange(pull.order, pull.most)
         return True
 
     def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:

@@ -28,7 +28,19 @@ def on(url: str, play: Callable[[Line], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def test_what_is_asked_in_one_turn_leaves_in_one_write(server: RedisServer, client: redis.Redis) -> None:
+def test_what_is_asked_first_leaves_at_once(server: RedisServer) -> None:
+    async def play(line: Line) -> None:
+        await line.ask("PING")
+        before = line.writes
+        asking = asyncio.ensure_future(line.ask("PING"))
+        await asyncio.sleep(0)
+        assert line.writes == before + 1
+        assert await asking == b"PONG"
+
+    on(server.url, play)
+
+
+def test_what_else_is_asked_in_one_turn_leaves_in_one_write(server: RedisServer, client: redis.Redis) -> None:
     async def play(line: Line) -> None:
         await line.ask("PING")
         before = line.writes
@@ -36,7 +48,7 @@ def test_what_is_asked_in_one_turn_leaves_in_one_write(server: RedisServer, clie
             *(line.ask("ECHO", str(n)) for n in range(50)), line.all([("SET", "a", b"\x00\r\n"), ("GET", "a")])
         )
         assert replies == [*(str(n).encode() for n in range(50)), [b"OK", b"\x00\r\n"]]
-        assert line.writes == before + 1
+        assert line.writes == before + 2  # the first of all, and the others
 
     on(server.url, play)
 
