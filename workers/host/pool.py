@@ -3,10 +3,9 @@
 Celery keeps the main thread: its hub takes messages, acknowledges them, fires time limits.
 A second thread runs one asyncio loop, on which the engine lives. A task is accepted on
 the hub, its `run` coroutine goes to the loop, and when it ends its outcome comes back
-through a socket pair: the hub must find it in its poll phase, since a callback queued
-while the hub runs its ready list waits for the next poll, up to a second later. Only then
-does Celery's own tracer run, on the hub, and find the outcome there (`CoroutineTask`). So
-all of Celery's code stays in one thread and nothing ever blocks the engine's loop.
+(`Posted`). Only then does Celery's own tracer run, on the hub, and find the outcome there
+(`CoroutineTask`). So all of Celery's code stays in one thread and nothing ever blocks the
+engine's loop.
 
 Named in the environment of an engine worker:
 `CELERY_CUSTOM_WORKER_POOL=workers.host.pool:EnginePool celery -A tasks.app worker -P custom`.
@@ -15,15 +14,12 @@ Named in the environment of an engine worker:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
 import signal
-import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent import futures
 from typing import Any
@@ -37,6 +33,7 @@ from kombu.asynchronous import get_event_loop
 from workers.host.appetite import Peak, Pull, pull
 from workers.host.coroutine_task import Outcome, body_of, with_outcome
 from workers.host.job import Job, Jobs
+from workers.host.posted import Posted
 from workers.host.resident import STOPPING, TERMINATED, TIME_LIMIT, Resident
 
 log = logging.getLogger(__name__)
@@ -47,10 +44,6 @@ _CLOSE_S = 30.0
 # Who reads an answer before asking on is still there: bulk work that comes back at once is put back again.
 _AROUND_S = 2.0
 EX_FAILURE = 1
-# Of tasks that end together, as bulk work may, the hub finishes so many before it looks for new ones.
-_AT_ONCE = 8
-# While there is plenty of room, the hub is not woken for a task that has ended: the next message may wake it first.
-_FINISH_S = 0.01
 
 
 class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
@@ -67,17 +60,12 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._peak = Peak()
         self._around = Peak(_AROUND_S)
         self._pids = itertools.count(1)
-        self._posted: deque[tuple[Callable[[Job, Any], None], Job, Any]] = deque()
-        self._read_end, self._write_end = socket.socketpair()
-        self._read_end.setblocking(False)
-        self._write_end.setblocking(False)
-        self._woken = False
-        self._waking = False
         self._roomy = False
         self._dying = False
         self._hurried = False
         self._closed = False
         self._loop = uvloop.new_event_loop()
+        self._posted = Posted(self._loop)
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._thread.start()
         self.resident: Resident = symbol_by_name(self.app.conf.engine_resident)(self.die)
@@ -85,11 +73,9 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         self._start_resident()
 
     def register_with_event_loop(self, hub: Any) -> None:
-        # Again after every reconnect: the hub drops its readers then.
-        hub.add_reader(self._read_end.fileno(), self._on_woken)
-        hub.on_tick.add(self._on_tick)
+        self._posted.register(hub)
         # The hub looks whether it was told to stop only when it wakes, and a signal alone does not wake it.
-        signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._posted.fileno(), warn_on_full_buffer=False)
         self.resident.consuming()
 
     def on_apply(  # noqa: PLR0917 - the signature is Celery's
@@ -106,11 +92,12 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
     ) -> Job:
         job = Job(next(self._pids), target, tuple(args), callback, timeout_callback, self.terminate_job)
         self._jobs.add(job)
-        if accept_callback:
-            accept_callback(job.pid, time.monotonic())
         coroutine = body_of(self.app.tasks[args[0]], job.request)
         limits = [(soft_timeout, self._on_soft_limit), (timeout, self._on_hard_limit)]
         self._loop.call_soon_threadsafe(self._spawn, job, coroutine, limits)
+        # While the loop wakes. Whatever becomes of the task comes here, and so later.
+        if accept_callback:
+            accept_callback(job.pid, job.started_at)
         return job
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
@@ -155,7 +142,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         """Do what the hub does for tasks, while it does not run."""
         self._hub.fire_timers()
         while self._posted:
-            self._on_tick()
+            self._posted.do()
         for callback in self._hub._pop_ready():
             try:
                 callback()
@@ -258,7 +245,7 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         """
         job.task = self._loop.create_task(coroutine)
         job.timers = [
-            self._loop.call_later(limit_s, self._post, on_limit, job, limit_s)
+            self._loop.call_later(limit_s, self._posted.post, on_limit, job, limit_s)
             for limit_s, on_limit in limits
             if limit_s
         ]
@@ -270,52 +257,14 @@ class EnginePool(BasePool):  # type: ignore[misc]  # celery ships no types
         for timer in job.timers:
             timer.cancel()
         job.ended_at = time.monotonic()
-        self._posted.append((self._finish, job, outcome))
-        if not self._roomy or len(self._jobs) == 1:
-            self._wake()
-        elif not self._woken and not self._waking:
-            self._waking = True
-            self._loop.call_later(_FINISH_S, self._wake_late)
-
-    def _wake_late(self) -> None:
-        self._waking = False
-        if self._posted:
-            self._wake()
-
-    def _post(self, call: Callable[[Job, Any], None], job: Job, with_: Any) -> None:
-        """From the loop: have `call(job, with_)` run on the hub."""
-        self._posted.append((call, job, with_))
-        self._wake()
-
-    def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            # A full pipe holds wake-ups that the hub has not seen yet: one is enough.
-            with contextlib.suppress(BlockingIOError):
-                self._write_end.send(b"\0")
+        # While there is plenty of room nobody waits for this one's. The last of all is finished before the next comes.
+        self._posted.post(self._finish, job, outcome, soon=not self._roomy or len(self._jobs) == 1)
 
     def _cancel(self, job: Job, reason: str) -> None:
         if job.stop_reason is not None:
             return  # a second cancellation would break off what the first one has it write
         job.stop_reason = reason
         self._loop.call_soon_threadsafe(lambda: job.task and job.task.cancel(reason))
-
-    def _on_woken(self, *_: Any) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._read_end.recv(4096)
-        # What is posted from here on has to wake us again; what was posted before is found before the hub waits.
-        self._woken = False
-
-    def _on_tick(self) -> None:
-        """On the hub, before it waits: do what the loop has posted. Must never raise: that would end the worker."""
-        for _turn in range(min(len(self._posted), _AT_ONCE)):
-            call, job, with_ = self._posted.popleft()
-            try:
-                call(job, with_)
-            except Exception:
-                log.exception("task not finished", extra={"event": "task_finish_failed"})
-        if self._posted:
-            self._wake()
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         if not self._jobs.remove(job):
