@@ -1,125 +1,33 @@
-"""Our transport against a real Redis: nothing that was popped or settled is forgotten."""
+"""Our transport against a real Redis: what is taken when, in which order, and what Redis is told of it."""
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
 
 import pytest
 import redis
-from celery import Celery
 
-from celeryconfig import broker_transport_options
-from tasks.envelope import INFER, envelope
-from tasks.queues import Priority, queue_list
-from tests.stack import RedisServer
+from tasks.queues import Priority
 from tests.waiting import wait_until
+from tests.workers.broker_side import (
+    BULK_LIST,
+    QUEUE,
+    Side,
+    calls,
+    ids,
+    lose_the_reply,
+    message,
+    popping,
+    take,
+    waiting,
+)
 from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE, Pull
-from workers.host.ledger import Ledger
 from workers.host.task_message import task_message
 
 pytestmark = pytest.mark.integration
 
-QUEUE = "model.m"
-BULK_LIST = queue_list(QUEUE, Priority.BULK)
 RUBBISH = (b"", b"\xff\xfe", b"{", b"[]", b"1", b"null", b"{}", b'{"body": 5, "headers": {}, "properties": {}}')
-
-
-@pytest.fixture
-def client(client: redis.Redis) -> Iterator[redis.Redis]:
-    yield client
-    client.config_set("maxmemory", 0)
-
-
-@dataclass
-class Side:
-    """The broker's side of a worker: one connection after another, one ledger."""
-
-    app: Celery
-    ledger: Ledger = field(default_factory=Ledger)
-    taken: list[Any] = field(default_factory=list)
-    connection: Any = None
-    channel: Any = None
-    order: tuple[int, ...] = ALL_STEPS
-    most: int = 1
-
-    def connect(self) -> Any:
-        """Open a connection that consumes, and return its channel."""
-        self.connection = self.app.connection_for_read()
-        self.connection.transport_cls = "workers.host.transport:Transport"
-        self.connection.ledger = self.ledger
-        # What is in hand counts, as in a pool.
-        self.connection.pull = lambda: Pull(self.order, self.most - len(self.ledger.handed))
-        consumer = self.connection.Consumer([self.app.amqp.queues[QUEUE]], on_message=self.taken.append)
-        consumer.consume()
-        self.channel = consumer.channel
-        return consumer.channel
-
-    def turn(self) -> None:
-        """As the hub does before it waits."""
-        self.connection.transport.cycle.on_poll_start()
-
-
-@pytest.fixture
-def side(server: RedisServer, client: redis.Redis) -> Iterator[Side]:
-    app = Celery("side", broker=server.url.replace("unix://", "redis+socket://"))
-    app.conf.broker_transport_options = dict(broker_transport_options)
-    side = Side(app)
-    yield side
-    if side.connection is not None:
-        side.connection.release()
-    app.close()
-
-
-def message(request_id: str, priority: Priority = Priority.INTERACTIVE) -> bytes:
-    return envelope(
-        task=INFER,
-        task_id=request_id,
-        args=(request_id,),
-        queue=QUEUE,
-        priority=priority,
-        time_limit_s=30,
-        tag=str(uuid.uuid4()),
-    )
-
-
-def waiting(client: redis.Redis) -> list[str]:
-    found: Any = client.lrange(QUEUE, 0, -1)
-    return [json.loads(raw)["headers"]["id"] for raw in reversed(found)]
-
-
-def ids(side: Side) -> list[str]:
-    return [taken.headers["id"] for taken in side.taken]
-
-
-def calls(client: redis.Redis, command: str) -> int:
-    """Return how often Redis was asked this so far."""
-    stats: Any = client.info("commandstats")
-    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
-
-
-def popping(client: redis.Redis, side: Side) -> Any:
-    """Return a channel that waits for a message, in a queue without any, and would for an hour."""
-    channel = side.connect()
-    channel.brpop_timeout = 3600
-    side.connection.transport.cycle._register_BRPOP(channel)
-    wait_until(lambda: client.info("clients")["blocked_clients"] == 1, "redis to have nothing to answer")
-    return channel
-
-
-def take(side: Side, count: int) -> None:
-    def taken() -> bool:
-        # What comes before the hub would wait ends no waiting.
-        with suppress(TimeoutError):
-            side.connection.drain_events(timeout=0.1)
-        return len(side.taken) >= count
-
-    wait_until(taken, "the messages")
 
 
 @pytest.mark.parametrize("item", RUBBISH)
@@ -165,53 +73,6 @@ def test_a_message_whose_task_cannot_be_taken_in_is_dropped(client: redis.Redis,
     assert client.hlen("unacked") == 1
 
 
-def full_with_one_in_hand(client: redis.Redis, side: Side) -> Any:
-    """Return a channel that has popped a message of two, of which Redis does not take note."""
-    channel = side.connect()
-    client.lpush(QUEUE, message("a"), message("b"))
-    client.config_set("maxmemory", 1)
-    channel.tend()
-    while not side.taken:
-        side.connection.drain_events(timeout=5)
-    return channel
-
-
-def test_what_a_full_redis_refuses_to_note_is_noted_later(client: redis.Redis, side: Side) -> None:
-    channel = full_with_one_in_hand(client, side)
-    # One in hand, and no other is asked for.
-    assert not channel.accepting()
-    assert waiting(client) == ["b"]
-    client.config_set("maxmemory", 0)
-    channel.tend()
-    assert channel.accepting()
-    assert ids(side) == ["a"]
-    assert client.hlen("unacked") == 1
-
-
-def test_what_a_full_redis_never_noted_is_not_noted_once_it_is_done(client: redis.Redis, side: Side) -> None:
-    channel = full_with_one_in_hand(client, side)
-    side.taken[0].ack()
-    client.config_set("maxmemory", 0)
-    channel.tend()
-    assert channel.accepting()
-    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
-    assert waiting(client) == ["b"]
-
-
-@pytest.mark.parametrize("end", ["tend", "give_up"])
-def test_what_a_full_redis_never_noted_is_given_back_all_the_same(client: redis.Redis, side: Side, end: str) -> None:
-    channel = full_with_one_in_hand(client, side)
-    if end == "tend":
-        side.taken[0].requeue()
-        channel.settle()
-        channel.tend()
-    client.config_set("maxmemory", 0)
-    getattr(channel, end)()
-    assert waiting(client) == ["a", "b"]
-    assert client.hlen("unacked") == 0
-    assert not side.ledger.untold
-
-
 def test_a_task_does_not_wait_for_redis_to_note_its_message(client: redis.Redis, side: Side) -> None:
     channel = side.connect()
     channel.basic_cancel(next(iter(channel._consumers)))
@@ -225,34 +86,6 @@ def test_a_task_does_not_wait_for_redis_to_note_its_message(client: redis.Redis,
     assert client.hlen("unacked") == 1
 
 
-def test_a_full_redis_takes_acknowledgements(client: redis.Redis, side: Side) -> None:
-    client.lpush(QUEUE, message("a"))
-    side.connect()
-    take(side, 1)
-    client.config_set("maxmemory", 1)
-    side.taken[0].ack()
-    side.channel.settle()
-    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
-
-
-def test_what_is_settled_while_redis_is_away_is_told_to_it_later(
-    server: RedisServer, client: redis.Redis, side: Side
-) -> None:
-    client.lpush(QUEUE, message("done"), message("again"))
-    old = side.connect()
-    take(side, 2)
-    old.let_go()
-    done, again = side.taken
-    done.ack()
-    again.requeue()
-    assert client.hlen("unacked") == 2
-    side.connection.release()
-    side.connect().tend()
-    assert client.hlen("unacked") == 0
-    assert waiting(client) == ["again"]
-    assert not side.ledger.settled
-
-
 def test_a_message_given_back_goes_to_the_front(client: redis.Redis, side: Side) -> None:
     client.lpush(QUEUE, message("a"))
     side.connect()
@@ -261,21 +94,6 @@ def test_a_message_given_back_goes_to_the_front(client: redis.Redis, side: Side)
     side.taken[0].requeue()
     side.channel.settle()
     assert waiting(client) == ["a", "b"]
-
-
-def test_at_its_end_a_worker_puts_everything_back(client: redis.Redis, side: Side) -> None:
-    side.most = 100
-    client.lpush(QUEUE, message("running"))
-    channel = side.connect()
-    take(side, 1)
-    client.lpush(QUEUE, message("popped"))
-    lose_the_reply(channel)
-    with pytest.raises(redis.ConnectionError):
-        take(side, 2)
-    channel.let_go()
-    channel.give_up()
-    assert sorted(waiting(client)) == ["popped", "running"]
-    assert client.hlen("unacked") == 0
 
 
 def test_a_pending_pop_ends_when_it_is_told_to(client: redis.Redis, side: Side) -> None:
@@ -437,44 +255,6 @@ def test_what_presses_is_told_at_once(client: redis.Redis, side: Side, how: str)
         assert waiting(client)[0] == "0"
 
 
-def test_what_a_full_redis_cannot_keep_stays_in_its_queue(client: redis.Redis, side: Side) -> None:
-    side.most = 100
-    side.connect()
-    client.lpush(QUEUE, *(message(str(n)) for n in range(4)))
-    client.config_set("maxmemory", 1)
-    assert side.channel._exchange(ALL_STEPS, 4) == 0
-    assert client.llen(QUEUE) == 4
-    assert not side.channel.accepting()
-    client.config_set("maxmemory", 0)
-    side.channel.tend()
-    assert side.channel._exchange(ALL_STEPS, 4) == 2
-
-
-def test_what_was_taken_before_a_list_that_is_none_is_not_lost(client: redis.Redis, side: Side) -> None:
-    side.ledger.alone = True
-    channel = side.connect()
-    client.lpush(QUEUE, message("a"))
-    client.set(BULK_LIST, "no list")
-    assert channel._exchange((INTERACTIVE, BULK), 4) == 0
-    client.delete(BULK_LIST)
-    channel.tend()
-    assert waiting(client) == ["a"]
-    assert client.hlen("unacked") == 0
-
-
-def lose_the_reply(channel: Any) -> None:
-    """Have Redis do what it is asked next, and nobody hear of it."""
-    exchanger = channel._exchanger
-    ask = exchanger._ask
-
-    def ask_and_lose(*question: Any) -> Any:
-        ask(*question)
-        exchanger._ask = ask
-        raise redis.ConnectionError("the reply was lost")
-
-    exchanger._ask = ask_and_lose
-
-
 @pytest.mark.parametrize("alone", [True, False])
 def test_what_was_taken_in_a_reply_that_was_lost_is_put_back_where_the_keys_are_its_own(
     client: redis.Redis, side: Side, alone: bool
@@ -494,41 +274,6 @@ def test_what_was_taken_in_a_reply_that_was_lost_is_put_back_where_the_keys_are_
     assert ids(side) == ["0"]
 
 
-def test_what_was_popped_when_a_reply_was_lost_is_taken_in_once(client: redis.Redis, side: Side) -> None:
-    side.ledger.alone = True
-    side.most = 2
-    channel = side.connect()
-    lose_the_reply(channel)
-    client.lpush(QUEUE, *(message(str(n)) for n in range(2)))
-    with pytest.raises(redis.ConnectionError):
-        take(side, 1)
-    assert len(side.ledger.handed) == 1
-    channel.let_go()
-    channel.tend()
-    assert ids(side) == ["0"]
-    assert waiting(client) == ["1"]
-    assert client.hlen("unacked") == 1
-
-
-def test_who_loses_the_connection_while_it_takes_messages_in_gets_the_others_again(
-    client: redis.Redis, side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    side.ledger.alone = True
-    channel = side.connect()
-    client.lpush(QUEUE, *(message(str(n)) for n in range(3)))
-
-    def lose(*_: Any) -> None:
-        raise ConnectionResetError("an event could not be sent")
-
-    with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(side.connection.transport, "_deliver", lose)
-        with pytest.raises(ConnectionResetError):
-            channel._exchange(ALL_STEPS, 8)
-    channel.tend()
-    assert waiting(client) == ["0", "1", "2"]
-    assert client.hlen("unacked") == 0
-
-
 def test_without_a_hub_redis_is_told_at_once(client: redis.Redis, side: Side) -> None:
     client.lpush(QUEUE, message("a"))
     side.connect()
@@ -546,12 +291,3 @@ def test_rubbish_with_a_tag_is_not_kept(client: redis.Redis, side: Side) -> None
     side.channel.settle()
     assert ids(side) == ["a"]
     assert client.hlen("unacked") == 1
-
-
-def test_a_redis_that_has_forgotten_the_script_is_told_it_again(client: redis.Redis, side: Side) -> None:
-    side.connect()
-    client.lpush(QUEUE, message("a"), message("b"))
-    assert side.channel._exchange(ALL_STEPS, 1) == 1
-    client.script_flush()
-    assert side.channel._exchange(ALL_STEPS, 1) == 1
-    assert ids(side) == ["a", "b"]
