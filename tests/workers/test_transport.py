@@ -23,7 +23,7 @@ from tests.workers.broker_side import (
     waiting,
 )
 from workers.host.appetite import ALL_STEPS, BULK, INTERACTIVE, Pull
-from workers.host.task_message import task_message
+from workers.host.task_message import plain_body, task_message
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +36,26 @@ def test_only_what_celery_wrote_is_a_message(item: bytes) -> None:
     assert task_message(message("a")) is not None
 
 
-def test_a_message_is_noted_before_it_is_run_and_removed_when_acknowledged(client: redis.Redis, side: Side) -> None:
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"[[12345678901234567890], {}, {}]", "application/json"),
+        (b'[[{"__type__": "datetime", "__value__": "2026-01-01T00:00:00"}], {}, {}]', "application/json"),
+        (b"[[NaN], {}, {}]", "application/json"),
+        (b"[[1], {}, {}]", "application/x-python-serialize"),
+        ("[[1], {}, {}]", "application/json"),
+    ],
+)
+def test_a_body_that_celery_would_read_otherwise_is_left_to_it(body: object, content_type: str) -> None:
+    assert plain_body(body, content_type) is None
+    assert plain_body(b'[["a"], {"n": 1.5}, {"chain": null}]', "application/json") == [
+        ["a"],
+        {"n": 1.5},
+        {"chain": None},
+    ]
+
+
+def test_a_message_is_noted_while_it_runs_and_removed_when_acknowledged(client: redis.Redis, side: Side) -> None:
     client.lpush(QUEUE, message("a"))
     side.connect()
     take(side, 1)
