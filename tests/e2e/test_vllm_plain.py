@@ -114,6 +114,11 @@ async def written(serving: Any, one: Job, request: Any, answer_id: str, heard: l
 
     metadata = RequestResponseMetadata(request_id=answer_id)
     own = type(serving)
+    if one.endpoint == "completion" and not one.stream:
+        answer = own.request_output_to_completion_response(
+            serving, heard, request, answer_id, 0, "demo", None, metadata
+        )
+        return bytes(answer.model_dump_json(), "utf-8")
     if one.endpoint == "completion":
         numbered = ((0, output) async for output in outputs())
         frames = own.completion_stream_generator(
@@ -151,7 +156,7 @@ def test_a_stream_is_vllms_own_byte_for_byte(loop: EngineLoop, shape: str) -> No
         assert long_ago(data) == long_ago(vllms_own(loop, one, heard))
 
 
-@pytest.mark.parametrize("shape", [name for name, (endpoint, _) in SHAPES.items() if endpoint == "chat"])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_whole_answer_is_vllms_own_byte_for_byte(loop: EngineLoop, shape: str) -> None:
     for _again in range(2):
         endpoint, body = SHAPES[shape]
@@ -161,7 +166,10 @@ def test_a_whole_answer_is_vllms_own_byte_for_byte(loop: EngineLoop, shape: str)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_the_engine_is_asked_for_is_the_same_with_a_recipe(loop: EngineLoop, *, stream: bool) -> None:
+@pytest.mark.parametrize("endpoint", ["chat", "completion"])
+def test_what_the_engine_is_asked_for_is_the_same_with_a_recipe(
+    loop: EngineLoop, endpoint: str, *, stream: bool
+) -> None:
     asked: list[tuple[Any, Any, Any]] = []
     add = loop.engine._llm.add_request
 
@@ -169,11 +177,12 @@ def test_what_the_engine_is_asked_for_is_the_same_with_a_recipe(loop: EngineLoop
         asked.append((prompt["prompt_token_ids"], params, options))
         return await add(request_id, prompt, params, **options)
 
-    body = chat(max_tokens=5, top_p=0.5, seed=99, stop=["zq"])
+    sampling: dict[str, Any] = {"max_tokens": 5, "top_p": 0.5, "seed": 99, "stop": ["zq"]}
+    body = chat(**sampling) if endpoint == "chat" else completion(QUESTION, **sampling)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.engine._llm, "add_request", noting)
         for fields in (body, body, body | {"user": "someone"}):
-            loop.call(loop.pieces(job("chat", fields, stream=stream)))
+            loop.call(loop.pieces(job(endpoint, fields, stream=stream)))
     first, *others = asked
     assert len(others) == 2
     assert others == [first, first]
@@ -213,12 +222,34 @@ def test_frames_are_handed_over_within_the_engines_step(loop: EngineLoop) -> Non
     assert long_ago(b"".join(piece.data for piece in taken) + b"data: [DONE]\n\n") == long_ago(again)
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_a_recipe_too(loop: EngineLoop) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("endpoint", ["chat", "completion"])
+def test_a_prompt_that_does_not_fit_is_refused_with_a_recipe_too(
+    loop: EngineLoop, endpoint: str, *, stream: bool
+) -> None:
+    def asked(text: str) -> Job:
+        body = chat(text, max_tokens=100) if endpoint == "chat" else completion(text, max_tokens=100)
+        return job(endpoint, body, stream=stream)
 
-    loop.call(loop.pieces(job("chat", chat("hi", max_tokens=100), stream=True)))
+    loop.call(loop.pieces(asked("hi")))
     with pytest.raises(RequestRefusedError) as refused:
-        loop.call(loop.pieces(job("chat", chat("word " * 300, max_tokens=100), stream=True)))
+        loop.call(loop.pieces(asked("word " * 300)))
     assert refused.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completion"])
+def test_a_whole_answer_makes_no_model_of_pydantics(loop: EngineLoop, endpoint: str) -> None:
+    made: list[object] = []
+    body = chat(max_tokens=7) if endpoint == "chat" else completion(QUESTION, max_tokens=7)
+    loop.call(loop.pieces(job(endpoint, body)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseModel, "model_dump_json", lambda self, **_: made.append(self))
+        patch.setattr(BaseModel, "__init__", lambda self, **_: made.append(self))
+        patch.setattr(loop.engine._routes[endpoint].parse, "validate_python", made.append, raising=False)
+        (result,) = loop.call(loop.pieces(job(endpoint, body)))
+    assert not made
+    assert isinstance(result, Result)
+    assert result.completion_tokens == 7
 
 
 def test_a_question_with_long_fields_is_not_kept(loop: EngineLoop) -> None:

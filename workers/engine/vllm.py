@@ -133,7 +133,7 @@ class VllmEngine:
         if route is None:
             raise vllm_errors.unsupported(job.endpoint, self.endpoints, self._spec.id)
         body = vllm_requests.body(job, model=self._spec.id, id_prefix=route.id_prefix)
-        tape = Tape(job, plain=_may_be_plain(route, job, body))
+        tape = Tape(job, plain=route.patterns is not None and is_plain(job.endpoint, body))
         if not job.stream:
             job.progress.follow(tape.progress)
         result = None
@@ -317,7 +317,6 @@ class VllmEngine:
             patterns = route.patterns.streams[usage]
             run = PlainStream(patterns, answer_id, tape.token, job.on_frames or buffer.put)
         else:
-            assert route.patterns.whole is not None
             run = PlainAnswer(route.patterns.whole, answer_id, tape.token, lambda said: tape.follow(0, lambda: said))
         following = contextlib.nullcontext() if job.stream else self._client.following(tape, 0, tape.asked.request_id)
         try:
@@ -365,11 +364,6 @@ class VllmEngine:
         """Raise what vLLM reported. Of a dead engine, every request reports something."""
         self._assert_alive()
         raise vllm_errors.refusal(job.endpoint, status, message, param) from None
-
-
-def _may_be_plain(route: Route, job: Job, body: dict[str, Any]) -> bool:
-    patterns = route.patterns
-    return patterns is not None and (job.stream or patterns.whole is not None) and is_plain(job.endpoint, body)
 
 
 async def _cancellable(handling: Coroutine[Any, Any, Any], progress: Progress) -> Any:

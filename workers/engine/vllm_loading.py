@@ -108,11 +108,11 @@ async def routes(client: Any, args: Any) -> dict[str, Route]:
         chat, completion = state.openai_serving_chat, state.openai_serving_completion
         model = args.served_model_name[0]
         patterns = await _patterns(vllm_samples.chat_patterns(chat, model))
-        recipes = Recipes(chat) if patterns else None
         parse = TypeAdapter(ChatCompletionRequest)
-        found["chat"] = Route(parse, chat.create_chat_completion, "chatcmpl-", patterns, recipes)
+        found["chat"] = Route(parse, chat.create_chat_completion, "chatcmpl-", patterns, Recipes(chat))
         patterns = await _patterns(vllm_samples.completion_patterns(completion, model))
-        found["completion"] = Route(TypeAdapter(CompletionRequest), completion.create_completion, "cmpl-", patterns)
+        parse = TypeAdapter(CompletionRequest)
+        found["completion"] = Route(parse, completion.create_completion, "cmpl-", patterns, Recipes(completion))
         give_plain_answers_away(chat, completion)
         render_short_prompts_here(chat.renderer)
     if getattr(state, "serving_embedding", None) is not None:

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -32,6 +32,10 @@ class Asked:
     params: Any
     request_id: str
     options: dict[str, Any]
+
+    async def __aiter__(self) -> AsyncIterator[Self]:
+        """Give itself as if it were an output: vLLM wants one of a completion before it comes to write the answer."""
+        yield self
 
 
 class PlainRun:

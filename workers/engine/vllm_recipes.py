@@ -1,4 +1,4 @@
-"""What vLLM's serving layer made of a plain chat, kept for those that differ in their messages alone.
+"""What vLLM's serving layer made of a plain body, kept for those that differ in their messages or prompt alone.
 
 To check a body, its sampling parameters and its template options takes as long as a few
 tokens, and clients send the same ones with every question. The layer prepares the first
@@ -16,7 +16,7 @@ import orjson
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 
 from workers.engine.vllm_plain_run import Asked
-from workers.engine.vllm_rendering import Rendering, is_short
+from workers.engine.vllm_rendering import Rendering
 from workers.engine.vllm_samples import Usage
 
 # Seeds make every body another.
@@ -24,55 +24,50 @@ _MOST = 256
 # In bytes: a client may send stop texts of any length.
 _LONGEST = 4096
 # They change nothing that is asked of the engine.
-_BESIDE = frozenset({"messages", "request_id", "user"})
-_ROLES = frozenset({"system", "user", "assistant"})
-_MESSAGE = {"role", "content"}
+_BESIDE = frozenset({"messages", "prompt", "request_id", "user"})
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to prepare any chat with the same fields."""
+    """How to prepare any body with the same fields."""
 
     rendering: Rendering
     params: Any
     options: dict[str, Any]
     usage: Usage
     max_tokens: int | None
-    """As the client asked for it."""
+    """As vLLM has read it."""
 
 
 class Recipes:
-    """Those of one engine. `serving` is vLLM's `OpenAIServingChat`."""
+    """Those of one endpoint. `serving` is vLLM's `OpenAIServingChat` or `OpenAIServingCompletion`."""
 
     def __init__(self, serving: Any) -> None:
         self._serving = serving
         self._kept: dict[bytes, Recipe] = {}
 
     def of(self, body: Mapping[str, Any]) -> Recipe | None:
-        """Return how a chat with these fields is prepared, if one was and its messages are the usual ones."""
-        if not self._kept or not _usual(body.get("messages")):
-            return None
-        return self._kept.get(_key(body))
+        """Return how a body with these fields is prepared, if one was and what it has to say is usual."""
+        recipe = self._kept.get(_key(body))
+        return recipe if recipe is not None and recipe.rendering.suits(body) else None
 
     def keep(self, body: Mapping[str, Any], rendering: Rendering, asked: Asked, request: Any) -> None:
         """Learn from what the serving layer has asked of the engine for `body`, which it read as `request`."""
-        limit = body.get("max_completion_tokens")
-        limit = body.get("max_tokens") if limit is None else limit
-        if not (limit is None or type(limit) is int):
-            return  # vLLM may have read a number in it
         if len(key := _key(body)) > _LONGEST:
             return
         if len(self._kept) >= _MOST:
             del self._kept[next(iter(self._kept))]
+        limit = getattr(request, "max_completion_tokens", None)
+        limit = request.max_tokens if limit is None else limit
         usage = Usage.asked_for(request.stream_options)
         self._kept[key] = Recipe(rendering, asked.params, asked.options, usage, limit)
 
     def ask(self, recipe: Recipe, body: Mapping[str, Any], request_id: str) -> Asked | None:
         """Return what the serving layer would ask for; None where it has to see for itself.
 
-        Raises whatever vLLM's renderer has against the messages.
+        Raises whatever vLLM's renderer has against `body`.
         """
-        prompt = recipe.rendering.of(self._serving.renderer, body["messages"])
+        prompt = recipe.rendering.of(self._serving.renderer, body)
         if prompt.get("type") != "token":
             return None
         serving = self._serving
@@ -92,19 +87,3 @@ class Recipes:
 
 def _key(body: Mapping[str, Any]) -> bytes:
     return orjson.dumps({name: value for name, value in body.items() if name not in _BESIDE})
-
-
-def _usual(messages: Any) -> bool:
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(
-            isinstance(message, dict)
-            and message.keys() == _MESSAGE
-            and isinstance(message["content"], str)
-            and isinstance(message["role"], str)
-            and message["role"] in _ROLES
-            for message in messages
-        )
-        and is_short(messages)
-    )

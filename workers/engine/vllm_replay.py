@@ -53,7 +53,7 @@ class NotingClient:
         elif tape.plain:
             tape.next_prompt()
             tape.asked = Asked(prompt, sampling_params, request_id, options)
-            return tape.asked  # type: ignore[no-any-return]  # nobody iterates it: see `vllm_shortcut`
+            return tape.asked  # type: ignore[no-any-return]  # it is handed out: see `vllm_shortcut`
         if tape.streams:
             return self._noted(tape, tape.next_prompt(), prompt, sampling_params, request_id, **options)
         if sampling_params.logprobs is not None or sampling_params.prompt_logprobs is not None:

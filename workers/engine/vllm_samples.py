@@ -50,7 +50,7 @@ class Patterns:
     """What plain answers of one endpoint look like."""
 
     streams: dict[Usage, FramePatterns]
-    whole: Pattern | None = None
+    whole: Pattern
 
 
 async def chat_patterns(serving: Any, model: str) -> Patterns | None:
@@ -71,20 +71,18 @@ async def chat_patterns(serving: Any, model: str) -> Patterns | None:
     async def whole(text: str) -> Pattern:
         request = _chat_request(model, stream=False)
         parser = serving.parser_cls and serving._make_parser(request, tokenizer, {})
+        metadata = RequestResponseMetadata(request_id=ID)
         answer = await serving.chat_completion_full_generator(
-            request, _given([_ended(text)]), ID, model, [], tokenizer, RequestResponseMetadata(request_id=ID), parser
+            request, _given([_ended(text)]), ID, model, [], tokenizer, metadata, parser
         )
-        body = answer.model_dump_json().replace('"content":""', f'"content":"{TEXT}"')
-        return Pattern.cut(body, "id", "created", "text", "finish", "stop", *_USAGE)
+        return _cut_whole(answer, "content")
 
-    pattern = await whole(TEXT)
-    if pattern != await whole(""):
-        raise PatternError("an answer without text looks different")
-    return Patterns({usage: await _streamed(frames, usage, opens=True) for usage in _USAGES}, pattern)
+    streams = {usage: await _streamed(frames, usage, opens=True) for usage in _USAGES}
+    return Patterns(streams, _same(await whole(TEXT), await whole("")))
 
 
 async def completion_patterns(serving: Any, model: str) -> Patterns | None:
-    """Return what vLLM's `OpenAIServingCompletion` streams; see `chat_patterns`."""
+    """Return what vLLM's `OpenAIServingCompletion` writes; see `chat_patterns`."""
     if not _writes_text_only(serving):
         return None
 
@@ -95,7 +93,16 @@ async def completion_patterns(serving: Any, model: str) -> Patterns | None:
         written = serving.completion_stream_generator(request, [], given, ID, 0, model, 1, None, metadata)
         return [frame async for frame in written]
 
-    return Patterns({usage: await _streamed(frames, usage, opens=False) for usage in _USAGES})
+    def whole(text: str) -> Pattern:
+        request = CompletionRequest(model=model, prompt="?")
+        metadata = RequestResponseMetadata(request_id=ID)
+        answer = serving.request_output_to_completion_response(
+            [_output(_ended(text))], request, ID, 0, model, None, metadata
+        )
+        return _cut_whole(answer, "text")
+
+    streams = {usage: await _streamed(frames, usage, opens=False) for usage in _USAGES}
+    return Patterns(streams, _same(whole(TEXT), whole("")))
 
 
 async def _streamed(write: Any, usage: Usage, *, opens: bool) -> FramePatterns:
@@ -121,15 +128,31 @@ async def _streamed(write: Any, usage: Usage, *, opens: bool) -> FramePatterns:
     )
 
 
+def _cut_whole(answer: Any, field: str) -> Pattern:
+    """Cut an answer, the text of which stands in `field`."""
+    body = answer.model_dump_json().replace(f'"{field}":""', f'"{field}":"{TEXT}"')
+    return Pattern.cut(body, "id", "created", "text", "finish", "stop", *_USAGE)
+
+
+def _same(pattern: Pattern, without_text: Pattern) -> Pattern:
+    if pattern != without_text:
+        raise PatternError("an answer without text looks different")
+    return pattern
+
+
 def _chat_request(model: str, **fields: Any) -> Any:
     return ChatCompletionRequest(model=model, messages=[{"role": "user", "content": "?"}], **fields)
 
 
 async def _given(outputs: list[CompletionOutput]) -> AsyncGenerator[Any, None]:
     for output in outputs:
-        yield RequestOutput(
-            request_id=ID, prompt="?", prompt_token_ids=[1], prompt_logprobs=None, outputs=[output], finished=False
-        )
+        yield _output(output)
+
+
+def _output(output: CompletionOutput) -> RequestOutput:
+    return RequestOutput(
+        request_id=ID, prompt="?", prompt_token_ids=[1], prompt_logprobs=None, outputs=[output], finished=False
+    )
 
 
 def _said(text: str, **end: str) -> CompletionOutput:

@@ -13,11 +13,11 @@ from workers.engine.vllm_tape import TAPE
 def give_plain_answers_away(chat: Any, completion: Any) -> None:
     """Change what the handlers of `OpenAIServingChat` and `OpenAIServingCompletion` return while a plain `TAPE` is set.
 
-    That is an `Asked` then, in place of frames or an answer. A completion that comes whole
-    stays as it is: vLLM writes it where nothing can be handed out.
+    That is an `Asked` then, in place of frames or an answer.
     """
     chat_stream, chat_whole = chat.chat_completion_stream_generator, chat.chat_completion_full_generator
     completion_stream = completion.completion_stream_generator
+    completion_whole = completion.request_output_to_completion_response
 
     def stream_chat(*args: Any, **options: Any) -> Any:
         return _asked() or chat_stream(*args, **options)
@@ -28,9 +28,13 @@ def give_plain_answers_away(chat: Any, completion: Any) -> None:
     def stream_completion(*args: Any, **options: Any) -> Any:
         return _asked() or completion_stream(*args, **options)
 
+    def whole_completion(*args: Any, **options: Any) -> Any:
+        return _asked() or completion_whole(*args, **options)
+
     chat.chat_completion_stream_generator = stream_chat
     chat.chat_completion_full_generator = whole_chat
     completion.completion_stream_generator = stream_completion
+    completion.request_output_to_completion_response = whole_completion
 
 
 def _asked() -> Any:
