@@ -150,7 +150,7 @@ def answered(loop: EngineLoop, one: Job) -> tuple[bytes, list[Any]]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_stream_is_vllms_own_byte_for_byte(loop: EngineLoop, shape: str) -> None:
-    for _again in range(2):  # the second time it is prepared from a recipe
+    for _again in range(3):  # the second time it is prepared from a recipe, the third time from all that was learnt
         one = job(*SHAPES[shape], stream=True)
         data, heard = answered(loop, one)
         assert long_ago(data) == long_ago(vllms_own(loop, one, heard))
@@ -158,7 +158,7 @@ def test_a_stream_is_vllms_own_byte_for_byte(loop: EngineLoop, shape: str) -> No
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_whole_answer_is_vllms_own_byte_for_byte(loop: EngineLoop, shape: str) -> None:
-    for _again in range(2):
+    for _again in range(3):
         endpoint, body = SHAPES[shape]
         one = job(endpoint, {name: value for name, value in body.items() if name != "stream_options"})
         data, heard = answered(loop, one)
@@ -170,22 +170,27 @@ def test_a_whole_answer_is_vllms_own_byte_for_byte(loop: EngineLoop, shape: str)
 def test_what_the_engine_is_asked_for_is_the_same_with_a_recipe(
     loop: EngineLoop, endpoint: str, *, stream: bool
 ) -> None:
-    asked: list[tuple[Any, Any, Any]] = []
-    add = loop.engine._llm.add_request
+    asked: list[dict[str, Any]] = []
+    core = loop.engine._llm.engine_core
+    add = core.add_request_async
 
-    async def noting(request_id: str, prompt: Any, params: Any, **options: Any) -> Any:
-        asked.append((prompt["prompt_token_ids"], params, options))
-        return await add(request_id, prompt, params, **options)
+    async def noting(request: Any) -> Any:
+        asked.append({name: getattr(request, name) for name in request.__struct_fields__})
+        return await add(request)
 
     sampling: dict[str, Any] = {"max_tokens": 5, "top_p": 0.5, "seed": 99, "stop": ["zq"]}
     body = chat(**sampling) if endpoint == "chat" else completion(QUESTION, **sampling)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.engine._llm, "add_request", noting)
+        patch.setattr(core, "add_request_async", noting)
         for fields in (body, body, body | {"user": "someone"}):
             loop.call(loop.pieces(job(endpoint, fields, stream=stream)))
+    ids = [(request.pop("request_id"), request.pop("external_req_id")) for request in asked]
+    times = [request.pop("arrival_time") for request in asked]
     first, *others = asked
-    assert len(others) == 2
     assert others == [first, first]
+    assert times == sorted(times)
+    assert len({external for _, external in ids}) == 3
+    assert all(id_.startswith(f"{external}-") for id_, external in ids)
 
 
 def test_a_token_costs_one_text_in_json_and_no_model_of_pydantics(loop: EngineLoop) -> None:
@@ -231,7 +236,8 @@ def test_a_prompt_that_does_not_fit_is_refused_with_a_recipe_too(
         body = chat(text, max_tokens=100) if endpoint == "chat" else completion(text, max_tokens=100)
         return job(endpoint, body, stream=stream)
 
-    loop.call(loop.pieces(asked("hi")))
+    for _again in range(3):
+        loop.call(loop.pieces(asked("hi")))
     with pytest.raises(RequestRefusedError) as refused:
         loop.call(loop.pieces(asked("word " * 300)))
     assert refused.value.code == "context_length_exceeded"
@@ -250,6 +256,22 @@ def test_a_whole_answer_makes_no_model_of_pydantics(loop: EngineLoop, endpoint: 
     assert not made
     assert isinstance(result, Result)
     assert result.completion_tokens == 7
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completion"])
+def test_vllms_prompts_come_without_what_is_around_them(loop: EngineLoop, endpoint: str) -> None:
+    renderer = loop.engine._client.renderer
+    usual: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("render_chat", "render_cmpl"):
+            render = getattr(renderer, name)
+            patch.setattr(
+                renderer, name, lambda *args, render=render, **options: usual.append(1) or render(*args, **options)
+            )
+        for text in ("one", "two", "three", "four"):
+            body = chat(text, max_tokens=3) if endpoint == "chat" else completion(text, max_tokens=3)
+            loop.call(loop.pieces(job(endpoint, body)))
+    assert len(usual) == 2
 
 
 def test_a_question_with_long_fields_is_not_kept(loop: EngineLoop) -> None:

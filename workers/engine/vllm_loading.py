@@ -109,10 +109,12 @@ async def routes(client: Any, args: Any) -> dict[str, Route]:
         model = args.served_model_name[0]
         patterns = await _patterns(vllm_samples.chat_patterns(chat, model))
         parse = TypeAdapter(ChatCompletionRequest)
-        found["chat"] = Route(parse, chat.create_chat_completion, "chatcmpl-", patterns, Recipes(chat))
+        found["chat"] = Route(parse, chat.create_chat_completion, "chatcmpl-", patterns, Recipes(chat, client, tasks))
         patterns = await _patterns(vllm_samples.completion_patterns(completion, model))
         parse = TypeAdapter(CompletionRequest)
-        found["completion"] = Route(parse, completion.create_completion, "cmpl-", patterns, Recipes(completion))
+        found["completion"] = Route(
+            parse, completion.create_completion, "cmpl-", patterns, Recipes(completion, client, tasks)
+        )
         give_plain_answers_away(chat, completion)
         render_short_prompts_here(chat.renderer)
     if getattr(state, "serving_embedding", None) is not None:

@@ -32,6 +32,8 @@ class Asked:
     params: Any
     request_id: str
     options: dict[str, Any]
+    request: Any = None
+    """All of it as the engine's core takes it (vLLM's `EngineCoreRequest`), where it has been made already."""
 
     async def __aiter__(self) -> AsyncIterator[Self]:
         """Give itself as if it were an output: vLLM wants one of a completion before it comes to write the answer."""

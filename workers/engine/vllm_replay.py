@@ -100,21 +100,25 @@ class NotingClient:
 
         Whatever ends the context before the answer has ended aborts the request, once `progress` is kept.
         """
-        queue = None
+        internal_id = asked.request and asked.request.request_id
         try:
-            queue = await self._llm.add_request(asked.request_id, asked.prompt, asked.params, **asked.options)
-            if (state := self._llm.output_processor.request_states.get(queue.request_id)) is not None:
-                state.queue = run
-            if (early := queue.output) is not None:
-                run.put(early)
+            if asked.request is not None:
+                await self._llm._add_request(asked.request, asked.prompt.get("prompt"), None, 0, run)
+            else:
+                queue = await self._llm.add_request(asked.request_id, asked.prompt, asked.params, **asked.options)
+                internal_id = queue.request_id
+                if (state := self._llm.output_processor.request_states.get(internal_id)) is not None:
+                    state.queue = run
+                if (early := queue.output) is not None:
+                    run.put(early)
             yield
         except (VLLMClientError, GracefulHTTPError, EngineDeadError):
             raise
         except BaseException as error:
             progress.freeze()
             run.ended.cancel()
-            if queue is not None:
-                await self._llm.abort(queue.request_id, internal=True)
+            if internal_id is not None:
+                await self._llm.abort(internal_id, internal=True)
             if isinstance(error, Exception):
                 raise EngineGenerateError from error
             raise
