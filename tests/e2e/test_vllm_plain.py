@@ -84,16 +84,26 @@ def loop() -> Iterator[EngineLoop]:
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Any]]:
-    """Keep what the engine says to plain runs."""
-    heard: list[Any] = []
-    usual = vllm_plain_run.PlainRun.put
+    """Keep what the engine says to plain runs, as vLLM's serving layer would be told."""
+    from vllm.v1.engine.output_processor import RequestState
 
-    def put(self: Any, output: Any) -> None:
-        heard.append(output)
-        usual(self, output)
+    said: list[Any] = []
+    heard: list[Any] = []
+    complete, hear = RequestState._new_completion_output, vllm_plain_run.PlainRun.hear
+
+    def completed(self: Any, *args: Any) -> Any:
+        completion = complete(self, *args)
+        output = RequestState._new_request_output(self, self.external_req_id, [completion], completion.finished())
+        said.append(output)
+        return completion
+
+    def heard_by_us(self: Any, *args: Any) -> None:
+        heard.append(said.pop())
+        hear(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vllm_plain_run.PlainRun, "put", put)
+        patch.setattr(RequestState, "_new_completion_output", completed)
+        patch.setattr(vllm_plain_run.PlainRun, "hear", heard_by_us)
         yield heard
 
 
@@ -261,13 +271,20 @@ def test_a_whole_answer_makes_no_model_of_pydantics(loop: EngineLoop, endpoint: 
 @pytest.mark.parametrize("endpoint", ["chat", "completion"])
 def test_vllms_prompts_come_without_what_is_around_them(loop: EngineLoop, endpoint: str) -> None:
     renderer = loop.engine._client.renderer
-    usual: list[object] = []
+    usual: list[str] = []
+
+    def noting(name: str) -> Any:
+        render = getattr(renderer, name)
+
+        def renders(*args: Any, **options: Any) -> Any:
+            usual.append(name)
+            return render(*args, **options)
+
+        return renders
+
     with pytest.MonkeyPatch.context() as patch:
         for name in ("render_chat", "render_cmpl"):
-            render = getattr(renderer, name)
-            patch.setattr(
-                renderer, name, lambda *args, render=render, **options: usual.append(1) or render(*args, **options)
-            )
+            patch.setattr(renderer, name, noting(name))
         for text in ("one", "two", "three", "four"):
             body = chat(text, max_tokens=3) if endpoint == "chat" else completion(text, max_tokens=3)
             loop.call(loop.pieces(job(endpoint, body)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from typing import Any
 
 from workers.engine.base import Frames, Result
 
@@ -28,3 +29,14 @@ class FrameBuffer:
             frames, self._frames = self._frames, []
             for piece in frames:
                 yield piece
+
+    async def of(self, playing: Coroutine[Any, Any, Result]) -> AsyncGenerator[Frames | Result, None]:
+        """Yield what `playing` puts here, and in the end what it returns. To close this breaks it off."""
+        task = asyncio.ensure_future(playing)
+        try:
+            async for frames in self.until(task):
+                yield frames
+            yield await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

@@ -139,21 +139,25 @@ class VllmEngine:
         result = None
         self._in_flight += 1
         try:
-            async with contextlib.aclosing(await self._pieces(job, tape, route, body)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Result):
-                        result = piece
-                    else:
-                        yield piece
+            answer = await self._begin(job, tape, route, body)
+            if isinstance(answer, AsyncGenerator):
+                async with contextlib.aclosing(answer) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, Result):
+                            result = piece
+                        else:
+                            yield piece
+            else:
+                result = await answer
         finally:
             self._in_flight -= 1
         if result is not None:
             yield result
 
-    async def _pieces(
+    async def _begin(
         self, job: Job, tape: Tape, route: Route, body: dict[str, Any]
-    ) -> AsyncGenerator[Frames | Result, None]:
-        """Begin with the answer, and return what generates it."""
+    ) -> AsyncGenerator[Frames | Result, None] | Coroutine[Any, Any, Result]:
+        """Begin with the answer, and return what generates it, or the rest of it if frames go elsewhere."""
         if (usage := self._recall(job, tape, route, body)) is not None:
             return self._plain_answer(job, tape, route, usage)
         request = self._request(route, job, body)
@@ -305,30 +309,28 @@ class VllmEngine:
         tape.next_prompt()
         return recipe.usage
 
-    async def _plain_answer(
+    def _plain_answer(
         self, job: Job, tape: Tape, route: Route, usage: Usage
-    ) -> AsyncGenerator[Frames | Result, None]:
+    ) -> AsyncGenerator[Frames | Result, None] | Coroutine[Any, Any, Result]:
         """Generate what vLLM's serving layer has asked for, and write it as that layer would."""
         assert route.patterns is not None
         answer_id = route.id_prefix + job.id.removeprefix(route.id_prefix)
+        told = answer_id, len(tape.asked.prompt["prompt_token_ids"]), tape.token
+        if not job.stream:
+            whole = PlainAnswer(route.patterns.whole, *told, lambda said: tape.follow(0, lambda: said))
+            return self._play(job, tape, whole)
+        patterns = route.patterns.streams[usage]
+        if job.on_frames is not None:
+            return self._play(job, tape, PlainStream(patterns, *told, job.on_frames))
         buffer = FrameBuffer()
-        run: PlainRun
-        if job.stream:
-            patterns = route.patterns.streams[usage]
-            run = PlainStream(patterns, answer_id, tape.token, job.on_frames or buffer.put)
-        else:
-            run = PlainAnswer(route.patterns.whole, answer_id, tape.token, lambda said: tape.follow(0, lambda: said))
-        following = contextlib.nullcontext() if job.stream else self._client.following(tape, 0, tape.asked.request_id)
+        return buffer.of(self._play(job, tape, PlainStream(patterns, *told, buffer.put)))
+
+    async def _play(self, job: Job, tape: Tape, run: PlainRun) -> Result:
         try:
-            with following:
-                async with self._client.running(tape.asked, run, job.progress):
-                    if job.stream and job.on_frames is None:
-                        async for frames in buffer.until(run.ended):
-                            yield frames
-                    result = await run.ended
+            result: Result = await self._client.play(tape, run, job.progress)
         except Exception as exc:  # noqa: BLE001 - the boundary to vLLM, as in `_answer`
             self._raise_for(job, exc)
-        yield result
+        return result
 
     def _request(self, route: Route, job: Job, body: dict[str, Any]) -> Any:
         """Parse the body as vLLM's own server would, under our model id and request id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -46,23 +46,30 @@ class PlainRun:
     `put` is called within the engine's step, with every other request's, and must not raise.
     """
 
-    # Takes in what the engine has said of this request: its output, and the one choice in it.
-    _take: Callable[[Any, Any], None]
+    # Takes in what the engine has said of this request: the one choice that there is.
+    _take: Callable[[Sequence[Any]], None]
 
-    def __init__(self, on_token: Callable[[], None]) -> None:
+    def __init__(self, prompt_tokens: int, on_token: Callable[[], None]) -> None:
         self.ended: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._prompt_tokens = prompt_tokens
         self._on_token = on_token
 
     def put(self, output: Any) -> None:
+        if isinstance(output, Exception):
+            if not self.ended.done():
+                self.ended.set_exception(output)
+        else:
+            self.hear(output.request_id, output.outputs)
+
+    def hear(self, _request_id: str, outputs: Sequence[Any], *_: Any) -> None:
+        """Take in one output. Stands in for vLLM's own method that would wrap it up to be `put`."""
         if self.ended.done():
             return
         try:
-            if isinstance(output, Exception):
-                raise output
-            if output.outputs[0].finish_reason == "error":
+            if outputs[0].finish_reason == "error":
                 raise AnswerFailedError
             self._on_token()
-            self._take(output, output.outputs[0])
+            self._take(outputs)
         except Exception as error:  # noqa: BLE001 - within the engine's step: the others must get theirs
             self.ended.set_exception(error)
 
@@ -74,25 +81,28 @@ class PlainStream(PlainRun):
     """A streamed answer. `deliver` gets each of its frames, and must not raise."""
 
     def __init__(
-        self, patterns: FramePatterns, answer_id: str, on_token: Callable[[], None], deliver: Callable[[Frames], None]
+        self,
+        patterns: FramePatterns,
+        answer_id: str,
+        prompt_tokens: int,
+        on_token: Callable[[], None],
+        deliver: Callable[[Frames], None],
     ) -> None:
-        super().__init__(on_token)
+        super().__init__(prompt_tokens, on_token)
         self._patterns = patterns.bind({"id": orjson.dumps(answer_id), "created": _now()})
         self._counts = "total" in patterns.token.slots
         # Nearly every frame: no slot but its text.
         self._head, self._tail = (b"", b"") if self._counts else self._patterns.token.pieces
         self._deliver = deliver
         self._noted: list[str] = []
-        self._prompt_tokens: int | None = None
+        self._opening = self._patterns.opening
         self._tokens = 0
 
-    def _take(self, output: Any, said: Any) -> None:
-        trail = encode(0, output.outputs)
-        if self._prompt_tokens is None:
-            self._prompt_tokens = len(output.prompt_token_ids)
-            if self._patterns.opening is not None:
-                self._write(self._patterns.opening, {}, trail)
-                trail = ""
+    def _take(self, outputs: Sequence[Any]) -> None:
+        said, trail = outputs[0], encode(0, outputs)
+        if self._opening is not None:
+            self._write(self._opening, {}, trail)
+            self._opening, trail = None, ""
         text, count = said.text, len(said.token_ids)
         finish = said.finish_reason
         if finish is None and text and not self._counts and not self._noted:
@@ -121,7 +131,7 @@ class PlainStream(PlainRun):
         if self._patterns.usage is not None:
             self._write(self._patterns.usage, {}, "")
         self.ended.set_result(
-            Result(finish_reason=finish, prompt_tokens=self._prompt_tokens or 0, completion_tokens=self._tokens)
+            Result(finish_reason=finish, prompt_tokens=self._prompt_tokens, completion_tokens=self._tokens)
         )
 
     def _note(self, trail: str) -> None:
@@ -131,7 +141,7 @@ class PlainStream(PlainRun):
 
     def _write(self, pattern: Pattern, values: dict[str, bytes], trail: str) -> None:
         if pattern.slots:
-            values = values | _usage(self._prompt_tokens or 0, self._tokens)
+            values = values | _usage(self._prompt_tokens, self._tokens)
         self._note(trail)
         self._deliver(Frames(pattern.fill(values), ";".join(self._noted).encode()))
         self._noted.clear()
@@ -141,16 +151,22 @@ class PlainAnswer(PlainRun):
     """An answer that comes whole. `on_end` gets what the engine said, which it then forgets."""
 
     def __init__(
-        self, pattern: Pattern, answer_id: str, on_token: Callable[[], None], on_end: Callable[[Sequence[Any]], None]
+        self,
+        pattern: Pattern,
+        answer_id: str,
+        prompt_tokens: int,
+        on_token: Callable[[], None],
+        on_end: Callable[[Sequence[Any]], None],
     ) -> None:
-        super().__init__(on_token)
+        super().__init__(prompt_tokens, on_token)
         self._on_end = on_end
         self._pattern = pattern
         self._answer_id = answer_id
 
-    def _take(self, output: Any, said: Any) -> None:
-        self._on_end(output.outputs)
-        prompt, tokens = len(output.prompt_token_ids), len(said.token_ids)
+    def _take(self, outputs: Sequence[Any]) -> None:
+        self._on_end(outputs)
+        said = outputs[0]
+        prompt, tokens = self._prompt_tokens, len(said.token_ids)
         finish = said.finish_reason or "stop"
         values = {
             "id": orjson.dumps(self._answer_id),

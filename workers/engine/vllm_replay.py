@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from workers.engine.base import Progress
+from workers.engine.base import Progress, Result
 from workers.engine.vllm_choices import Choices, check_reach
 from workers.engine.vllm_plain_run import Asked, PlainRun
 from workers.engine.vllm_tape import TAPE, Tape
@@ -87,31 +87,36 @@ class NotingClient:
                         tape.token()
                 yield choices.whole()
                 return
-        with self.following(tape, number, request_id):
+        self._follow(tape, number, request_id)
+        try:
             async with contextlib.aclosing(self._llm.generate(prompt, params, request_id, **options)) as outputs:
                 async for output in outputs:
                     tape.token()
                     tape.follow(number, partial(list, output.outputs))
                     yield output
+        finally:
+            self._silent.pop(request_id, None)
 
-    @contextlib.asynccontextmanager
-    async def running(self, asked: Asked, run: PlainRun, progress: Progress) -> AsyncIterator[None]:
-        """Have the engine generate what was asked for, with `run` in the place of the queue of vLLM's own `generate`.
+    async def play(self, tape: Tape, run: PlainRun, progress: Progress) -> Result:
+        """Have the engine generate what the tape was asked for, with `run` in the place of vLLM's queue, to its end.
 
-        Whatever ends the context before the answer has ended aborts the request, once `progress` is kept.
+        Whatever breaks it off aborts the request, once `progress` is kept.
         """
+        asked: Asked = tape.asked
         internal_id = asked.request and asked.request.request_id
         try:
+            if not tape.streams:
+                self._follow(tape, 0, asked.request_id)
             if asked.request is not None:
                 await self._llm._add_request(asked.request, asked.prompt.get("prompt"), None, 0, run)
             else:
                 queue = await self._llm.add_request(asked.request_id, asked.prompt, asked.params, **asked.options)
                 internal_id = queue.request_id
-                if (state := self._llm.output_processor.request_states.get(internal_id)) is not None:
-                    state.queue = run
                 if (early := queue.output) is not None:
                     run.put(early)
-            yield
+            if (state := self._llm.output_processor.request_states.get(internal_id)) is not None:
+                state.queue, state._new_request_output = run, run.hear
+            return await run.ended
         except (VLLMClientError, GracefulHTTPError, EngineDeadError):
             raise
         except BaseException as error:
@@ -122,16 +127,13 @@ class NotingClient:
             if isinstance(error, Exception):
                 raise EngineGenerateError from error
             raise
+        finally:
+            self._silent.pop(asked.request_id, None)
 
-    @contextlib.contextmanager
-    def following(self, tape: Tape, number: int, request_id: str) -> Iterator[None]:
+    def _follow(self, tape: Tape, number: int, request_id: str) -> None:
         """Have the tape of an answer that comes whole know of its first token, and how far a prompt's choices are."""
         tape.follow(number, lambda: self._so_far(request_id))
         self._silent[request_id] = tape
-        try:
-            yield
-        finally:
-            self._silent.pop(request_id, None)
 
     def _so_far(self, request_id: str) -> list[Any]:
         """Return what vLLM's engine has given of a prompt, for `vllm_trail.encode`."""
