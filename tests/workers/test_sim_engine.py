@@ -158,6 +158,24 @@ def test_leaving_in_the_middle_of_the_steps_ends_what_is_given() -> None:
     assert asyncio.run(leave()) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("every_s", [0.001, 0.002, 0.003, 0.5])
+def test_a_token_comes_at_most_two_milliseconds_late_however_slow_the_pace(
+    every_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def joined() -> list[tuple[float, float]]:
+        loop, appointed = asyncio.get_running_loop(), list[float]()
+        monkeypatch.setattr(loop, "call_at", lambda when, *_: appointed.append(when))
+        steps = Steps(every_s)
+        dues = [loop.time() + 10 + 0.0007 * number for number in range(40)]
+        late = []
+        for due in dues:
+            steps.join(due, lambda: False)
+            late.append((due, appointed[-1]))
+        return late
+
+    assert all(0.0 <= round(when - due, 6) <= min(every_s, 0.002) for due, when in asyncio.run(joined()))
+
+
 def test_a_step_is_one_wake_up_however_many_tokens_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     take = Steps._take
