@@ -9,6 +9,7 @@ celeryconfig. Which model it serves stands in its environment: `CELERITY_MODEL` 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -110,6 +111,10 @@ class EngineWorker:
         self._background = [asyncio.create_task(coroutine) for coroutine in work]
         for task in self._background:
             task.add_done_callback(self._on_background_end)
+        # What is loaded stays. To look through it at every full collection would hold up all answers, and under vLLM
+        # took a quarter of a short request's time.
+        gc.collect()
+        gc.freeze()
         log.info(
             "engine ready",
             extra={
