@@ -122,9 +122,6 @@ class VllmEngine:
         self._weigh()
         self._routes = await vllm_loading.routes(self._client, args)
         await self._warm_up()
-        # To look through all that was loaded, at each full collection, took a quarter of a short request's time.
-        gc.collect()
-        gc.freeze()
 
     async def run(self, job: Job) -> AsyncIterator[Frames | Result]:
         """See `Engine.run`. Usage is vLLM's own count, also where the client did not ask for it."""
