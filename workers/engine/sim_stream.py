@@ -52,12 +52,14 @@ class SimStream:
             self._number += 1
             is_token = 1 < self._number <= last_token
             if is_token:
+                if not self._given:
+                    self._fault.after_tokens(0)
                 self._given += 1
                 if self._given == 1:
                     self._on_token()
             if data:
                 self._deliver(Frames(data, b"%d" % self._number if self._plan.continuable else None))
             # What is to break here breaks with the next step: what was given before is on its way then.
-            if (is_token and self._number < last_token) or self._fault.exit_after == self._given:
+            if (is_token and self._number < last_token) or (self._given and self._fault.exit_after == self._given):
                 return True
         return False
