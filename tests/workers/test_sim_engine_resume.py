@@ -119,15 +119,14 @@ def test_the_first_token_of_every_run_is_told_once() -> None:
 # Failures on demand
 
 _SCRIPT = """
-import asyncio, sys
+import asyncio, dataclasses, sys
 from tests.workers.test_sim_engine_resume import BREAKABLE, job
-from workers.engine.base import Frames
 from workers.engine.sim import SimEngine
 
 async def main():
-    async for piece in SimEngine(BREAKABLE).run(job(said=sys.argv[1], stream=sys.argv[2] == "stream", max_tokens=5)):
-        if isinstance(piece, Frames):
-            print("frame", flush=True)
+    asked = job(said=sys.argv[1], stream=sys.argv[2] == "stream", max_tokens=5)
+    async for _ in SimEngine(BREAKABLE).run(dataclasses.replace(asked, on_frames=lambda _: print("frame", flush=True))):
+        pass
 
 asyncio.run(main())
 """
