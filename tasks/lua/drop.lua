@@ -2,8 +2,14 @@
 --
 -- KEYS  1 request record   2 its stream   3 what the replica holds
 -- ARGV  1 attempt   2 request id
+--
+-- An attempt that was followed by another leaves it alone: it may even run on the same replica.
+local attempt = redis.call('HGET', KEYS[1], 'attempt')
+if attempt and attempt ~= ARGV[1] then
+    return 0
+end
 redis.call('SREM', KEYS[3], ARGV[2])
-if redis.call('HGET', KEYS[1], 'attempt') ~= ARGV[1] then
+if not attempt then
     return 0
 end
 redis.call('UNLINK', KEYS[1], KEYS[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -13,7 +12,7 @@ from tasks import keys
 from tasks.messages import Call, Event, decode_call, decode_event
 from tasks.requests.request_store import list_of, message_of
 from tasks.requests.requeue import Cause, Fate, requeue_args, requeue_keys
-from tasks.scripts import script
+from tasks.scripts import digest, script
 from tasks.serving.line import Line
 
 _CLAIM_TIMES = (keys.CLAIMED_STREAM_TTL_S, keys.REQUEST_GRACE_S, keys.pace(""), keys.PACE_TTL_S)
@@ -70,7 +69,7 @@ class ClaimStore:
         self._line = line
         self._replica_id = replica_id
         self._claim = script("claim")
-        self._claim_sha = hashlib.sha1(self._claim.encode(), usedforsecurity=False).hexdigest()
+        self._claim_sha = digest(self._claim)
         self._requeue = client.register_script(script("requeue"))
         self._mark = client.register_script(script("mark"))
         self._drop = client.register_script(script("drop"))

@@ -19,7 +19,7 @@ import redis
 
 from tasks import keys
 from tasks.messages import Done, Failed
-from tasks.scripts import script
+from tasks.scripts import digest, script
 from tasks.serving.line import Command, Line
 from tasks.serving.outlet import Loss, Outlet
 
@@ -41,6 +41,7 @@ class StreamWriter:
         self._line = line
         self._held = keys.held(replica_id)
         self._finish = script("finish")
+        self._finish_sha = digest(self._finish)
         self._dirty: dict[Outlet, None] = {}
         self._wake = asyncio.Event()
 
@@ -111,7 +112,10 @@ class StreamWriter:
 
     async def _send(self, outlets: list[Outlet]) -> None:
         commands = [self._put(outlet) for outlet in outlets]
-        replies = await self._line.all([command for mine in commands for command in mine])
+        replies = await self._line.all(together := [command for mine in commands for command in mine])
+        for index, reply in enumerate(replies):
+            if isinstance(reply, redis.exceptions.NoScriptError):
+                (replies[index],) = await self._line.all([("EVAL", self._finish, *together[index][2:])])
         if not any(map(_is_bad, replies)):
             for outlet in outlets:
                 outlet.written()
@@ -127,14 +131,10 @@ class StreamWriter:
         commands: list[Command | bytes] = [record.command for record in outlet.take()]
         if outlet.status is None:
             return commands
-        # Again with every repetition: the last record may have arrived without these.
-        key, record = keys.stream(outlet.request_id), keys.request(outlet.request_id)
-        if outlet.keep_s:
-            ended = (outlet.attempt, outlet.status.value, outlet.keep_s)
-            commands.append(("EVAL", self._finish, 2, record, key, *ended))
-        else:
-            commands += [("EXPIRE", key, keys.STREAM_TTL_S), ("UNLINK", record)]
-        return [*commands, ("SREM", self._held, outlet.request_id)]
+        names = (keys.request(outlet.request_id), keys.stream(outlet.request_id), self._held)
+        ended = (str(outlet.attempt), outlet.request_id, outlet.status.value, outlet.keep_s, keys.STREAM_TTL_S)
+        # Again with every repetition: the last record may have arrived without this.
+        return [*commands, ("EVALSHA", self._finish_sha, len(names), *names, *ended)]
 
 
 def _is_bad(reply: object) -> bool:

@@ -69,6 +69,9 @@ class Worker:
     def give_up(self, claim: Claim, cause: Cause = Cause.GIVES_UP) -> Fate:
         return self._do(lambda store, _: store.requeue(claim.call, claim.attempt, cause))
 
+    def drop(self, claim: Claim) -> None:
+        self._do(lambda store, _: store.drop(claim.call.id, claim.attempt))
+
     def end(self, claim: Claim, last: Done | Failed) -> list[Loss]:
         losses: list[Loss] = []
         outlet = Outlet(claim.call.id, claim.attempt, lost=losses.append, keep_s=claim.call.keep_s)
@@ -279,6 +282,31 @@ def test_giving_up_an_old_attempt_leaves_the_new_one_alone(store: RequestStore, 
     one.give_up(old)
     one.claimed("r")
     assert one.give_up(old) is Fate.NOT_HELD
+
+
+@pytest.mark.parametrize("keep_s", [0, 60])
+@pytest.mark.parametrize("next_is", ["one", "two"])
+def test_an_attempt_that_ends_after_it_was_followed_takes_nothing_from_the_next(
+    client: redis.Redis, store: RequestStore, one: Worker, two: Worker, *, next_is: str, keep_s: int
+) -> None:
+    admit(store, call(keep_s=keep_s))
+    old = one.claimed("r")
+    one.say(old, 1)
+    one.die()
+    Reaper(client).reap("one")
+    one.revive()
+    successor = {"one": one, "two": two}[next_is]
+    new = successor.claim("r", "another delivery")
+    assert isinstance(new, Claim)
+    lives_s = client.ttl(keys.stream("r"))
+    assert one.end(old, Done()) == [Loss.GONE]
+    one.drop(old)
+    assert client.hmget(keys.request("r"), "replica", "ended") == [next_is.encode(), None]
+    assert client.smembers(keys.held(next_is)) == {b"r"}
+    assert client.ttl(keys.stream("r")) >= lives_s - 5
+    assert successor.end(new, Done()) == []
+    assert client.exists(keys.held("one"), keys.held("two")) == 0
+    assert client.hget(keys.request("r"), "ended") == (b"completed" if keep_s else None)
 
 
 def test_an_answer_that_was_written_whole_is_not_queued_again(

@@ -24,6 +24,7 @@ class FakeRedis:
         self.other: list[tuple[Any, ...]] = []
         self.lose_replies = 0
         self.full = False
+        self.knows_no_scripts = False
         self.refuse_once: str | None = None
         self.round_trips = 0
         self.gate = asyncio.Event()
@@ -45,8 +46,10 @@ class FakeRedis:
         if command[0] == "XREVRANGE":
             return [(record_id.encode(), {}) for record_id, _ in self.streams.get(command[1], [])[-1:]]
         if command[0] != "XADD":
-            # Of a script, whose text stands second, what it is given.
-            self.other.append(command if command[0] != "EVAL" else ("EVAL", *command[2:]))
+            if command[0] == "EVALSHA" and self.knows_no_scripts:
+                return redis.exceptions.NoScriptError("NOSCRIPT No matching script.")
+            # Of a script, whose text or name stands second, what it is given.
+            self.other.append(("finish", *command[2:]))
             return 1
         return self._xadd(command)
 
@@ -130,7 +133,7 @@ def test_records_are_numbered_under_their_attempt_and_end_once() -> None:
     server = scenario(play)
     assert [record_id for record_id, _ in written(server)] == [f"1-{n + 1}" for n in range(len(written(server)))]
     assert written(server)[-1][1] == b"done"
-    assert [command[0] for command in server.other] == ["EXPIRE", "UNLINK", "SREM"]
+    assert [command[0] for command in server.other] == ["finish"]
 
 
 def test_what_comes_while_a_write_is_on_its_way_goes_together_into_the_next() -> None:
@@ -193,8 +196,18 @@ def test_a_kept_request_is_marked_as_ended_and_stays() -> None:
         await writer.end(opened(keep_s=600), Failed("engine_failed", "why"))
 
     server = scenario(play)
-    assert [command[0] for command in server.other] == ["EVAL", "SREM"]
-    assert server.other[0][-3:] == (1, "failed", 600)
+    assert [command[0] for command in server.other] == ["finish"]
+    assert server.other[0][-5:-1] == ("1", "r", "failed", 600)
+
+
+def test_a_redis_that_knows_no_script_is_given_it() -> None:
+    async def play(server: FakeRedis, writer: StreamWriter) -> None:
+        server.knows_no_scripts = True
+        await writer.end(opened(), Done())
+
+    server = scenario(play)
+    assert [command[0] for command in server.other] == ["finish"]
+    assert [kind for _, kind in written(server)] == [b"done"]
 
 
 def test_trails_travel_with_their_frames_until_the_engine_ends_them() -> None:
@@ -250,11 +263,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_an_end_that_was_half_written_is_written_again() -> None:
     async def play(server: FakeRedis, writer: StreamWriter) -> None:
-        server.refuse_once = "EVAL"
+        server.refuse_once = "EVALSHA"
         await writer.end(opened(keep_s=600), Done())
 
     server = scenario(play)
-    assert [command[0] for command in server.other].count("EVAL") == 1
+    assert [command[0] for command in server.other].count("finish") == 1
     assert [kind for _, kind in written(server)] == [b"done"]
 
 
