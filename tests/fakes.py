@@ -177,12 +177,13 @@ class FakeDispatcher:
             self._knock(call.model, terms)
         if once:
             self._used_keys[call.caller, once.key] = once.digest, call.id
+        answer = self._answer(call)
+        # Together, since others look between: to begin an answer may start a thread, which lets them run.
         self.calls.append(call)
         self.terms.append(terms)
+        self.answers.append(answer)
         if call.keep_s:
             self.kept[call.id] = call
-        answer = self._answer(call)
-        self.answers.append(answer)
         return answer
 
     def _knock(self, model: str, terms: Terms) -> None:

@@ -5,7 +5,7 @@ loopback ports, prints the ports on one line, and then obeys lines on its standa
 
     <listener|*> pass            forward everything, and what was held
     <listener|*> hold            forward nothing and keep it, as a partition does: no RST, no FIN
-    <listener|*> drop            take everything and lose it
+    <listener|*> drop            take everything and lose it; a connection that lost something carries nothing again
     <listener|*> latency MS      forward everything, that much later
     <listener|*> reset           end every connection with a RST
     * upstream PORT              where new connections go
@@ -49,8 +49,11 @@ class _Listener:
             await self.flowing.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
             self.writers.add(far_writer)
+            # TCP delivers no byte without those before it: what lost one, in either way, stays silent.
+            whole = asyncio.Event()
+            whole.set()
             try:
-                await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+                await asyncio.gather(self._pump(reader, far_writer, whole), self._pump(far_reader, writer, whole))
             finally:
                 _close(far_writer)
                 self.writers.discard(far_writer)
@@ -60,14 +63,16 @@ class _Listener:
             _close(writer)
             self.writers.discard(writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, whole: asyncio.Event) -> None:
         """Carry bytes one way, each piece at its own time, so that latency does not lower throughput."""
         line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
         carrier = asyncio.create_task(self._carry(line, writer))
         clock = asyncio.get_running_loop().time
         try:
             while data := await reader.read(_PIECE):
-                if not self.lossy:
+                if self.lossy:
+                    whole.clear()
+                if whole.is_set():
                     await line.put((clock() + self.latency_s, data))
             await line.put((clock(), b""))
             await carrier

@@ -77,15 +77,22 @@ def test_what_is_held_arrives_later_and_only_one_listener_is_held(proxy: Proxy) 
         assert held.recv(1) == b"b"
 
 
-def test_what_is_dropped_never_arrives(proxy: Proxy) -> None:
-    with connect(proxy.ports[0]) as one:
-        one.sendall(b"a")
-        assert one.recv(1) == b"a"
+def test_what_is_dropped_never_arrives_and_nothing_that_follows_it(proxy: Proxy) -> None:
+    with connect(proxy.ports[0]) as one, connect(proxy.ports[0]) as quiet:
+        for connection in (one, quiet):
+            connection.sendall(b"a")
+            assert connection.recv(1) == b"a"
         proxy.order("drop")
         one.sendall(b"b")
         one.settimeout(0.2)
         with pytest.raises(TimeoutError):
             one.recv(1)
+        proxy.order("pass")
+        one.sendall(b"c")
+        with pytest.raises(TimeoutError):
+            one.recv(1)
+        quiet.sendall(b"d")
+        assert quiet.recv(1) == b"d"
 
 
 def test_a_reset_breaks_open_connections_but_no_later_ones(proxy: Proxy) -> None:

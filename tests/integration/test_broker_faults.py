@@ -186,8 +186,14 @@ def test_a_redis_that_stood_still_gets_every_answer_once(running: Stack, client:
     wait_until(lambda: client.hlen(keys.unacked(worker.replica_id)) == 0, "every acknowledgement")
 
 
-def test_a_cut_connection_is_noticed_and_replaced(running: Stack, client: redis.Redis) -> None:
+@pytest.fixture
+def proxy(running: Stack) -> Iterator[Proxy]:
     proxy = Proxy(running.server.port, 1)
+    yield proxy
+    proxy.close()
+
+
+def test_a_cut_connection_is_noticed_and_replaced(running: Stack, client: redis.Redis, proxy: Proxy) -> None:
     cut_off = running.worker("slow", CELERITY_REDIS_URL=f"redis://127.0.0.1:{proxy.ports[0]}/0")
     dispatcher = running.dispatcher()
     answer = dispatcher.submit(chat("x", model="slow", max_tokens=50, gateway=dispatcher.gateway_id), max_depth=9)
@@ -199,4 +205,3 @@ def test_a_cut_connection_is_noticed_and_replaced(running: Stack, client: redis.
     answers(running)
     wait_until(lambda: client.hlen(keys.unacked(cut_off.replica_id)) == 0, "every acknowledgement")
     assert cut_off.terminate() == 0
-    proxy.close()
