@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,24 @@ class LoadFailedError(Exception):
     """The load gave no figures. The text is what it said."""
 
 
+def flags(options: Mapping[str, object]) -> list[str]:
+    """Return options of a command as its arguments; what is None or False is left out, and True has no value."""
+    # By identity: 0.0 equals False, and says something.
+    said = {f"--{name.replace('_', '-')}": it for name, it in options.items() if it is not None and it is not False}
+    return [name if value is True else f"{name}={value}" for name, value in said.items()]
+
+
 def bench(url: str, *models: str, tokens: int, stream: bool = True, **options: object) -> dict[str, Any]:
     """Run `celerity bench` and return its figures. Raises LoadFailedError where nothing was answered.
 
-    `options` are those of the command, such as `seconds`; what is None or False is left out, and True is a flag.
+    `options` are those of the command, such as `seconds`, as `flags` takes them.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "figures.json"
         command = [sys.executable, "-m", "deploy", "bench", url, "--json", str(target), "--no-check"]
         command += [f"--model={model}" for model in models]
         command += [f"--tokens={tokens}", "--stream" if stream else "--no-stream"]
-        for name, value in options.items():
-            if value not in (None, False):
-                flag = f"--{name.replace('_', '-')}"
-                command.append(flag if value is True else f"{flag}={value}")
+        command += flags(options)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CELERITY_")}
         try:
             done = subprocess.run(
