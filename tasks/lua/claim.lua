@@ -3,6 +3,7 @@
 -- KEYS  1 request record   2 its stream   3 what the asking replica holds   4 replicas, by the time each lives until
 -- ARGV  1 replica that asks   2 token of the delivery that asks   3 request id   4 seconds a claimed stream lives
 --       5 seconds the record outlives the longest answer   6 key prefix of paces   7 seconds a pace stands
+--       8 most migrations
 -- Returns {verdict} or {'claimed', attempt, last record continued from, field, value, …}. Verdicts:
 --   gone       no such call: finished, cancelled or expired
 --   held       another delivery has it, and whoever finds that one's worker dead puts it back
@@ -30,7 +31,7 @@ local function field(record, name)
 end
 
 local record = redis.call('HMGET', KEYS[1], 'replica', 'attempt', 'claim_by_ms', 'token', 'ended', 'tries', 'deaths',
-    'total_s', 'list', 'keep_s')
+    'total_s', 'list', 'keep_s', 'migrations')
 if not record[2] or record[5] then
     return {'gone'}
 end
@@ -86,8 +87,10 @@ if tonumber(record[6] or 0) == 0 and now_ms > tonumber(record[3]) then
     verdict = 'expired'
 end
 attempt = string.format('%.0f', math.max(attempt + 1, written + 1, now_ms))
--- A call that was there when a worker died runs alone; until it does, it is not in danger of being blamed again.
-local danger = tonumber(record[7] or 0) == 0 and '1' or ''
+-- A call that was there when a worker died, or may not be moved again, runs alone; until it does, it is not in danger
+-- of being blamed again.
+local above_suspicion = tonumber(record[7] or 0) == 0 and tonumber(record[11] or 0) < tonumber(ARGV[8])
+local danger = above_suspicion and '1' or ''
 redis.call('HSET', KEYS[1], 'replica', ARGV[1], 'token', ARGV[2], 'attempt', attempt, 'danger', danger)
 if not verdict then
     redis.call('HINCRBY', KEYS[1], 'tries', 1)

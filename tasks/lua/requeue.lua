@@ -101,7 +101,8 @@ local function bury(reason)
     redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now_ms - ARGV[8] * 1000)
 end
 
-if ARGV[3] ~= 'gives_up' then
+-- Without danger it has not begun: it waited to run alone.
+if ARGV[3] ~= 'gives_up' and (record[5] ~= '' or progressed) then
     if record[5] == '1' and not progressed then
         deaths = deaths + 1
     elseif sent or kept or record[5] == 't' then

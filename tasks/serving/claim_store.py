@@ -11,11 +11,11 @@ import redis.asyncio
 from tasks import keys
 from tasks.messages import Call, Event, decode_call, decode_event
 from tasks.requests.request_store import list_of, message_of
-from tasks.requests.requeue import Cause, Fate, requeue_args, requeue_keys
+from tasks.requests.requeue import MAX_MIGRATIONS, Cause, Fate, requeue_args, requeue_keys
 from tasks.scripts import digest, script
 from tasks.serving.line import Line
 
-_CLAIM_TIMES = (keys.CLAIMED_STREAM_TTL_S, keys.REQUEST_GRACE_S, keys.pace(""), keys.PACE_TTL_S)
+_CLAIM_TERMS = (keys.CLAIMED_STREAM_TTL_S, keys.REQUEST_GRACE_S, keys.pace(""), keys.PACE_TTL_S, MAX_MIGRATIONS)
 
 
 class Verdict(StrEnum):
@@ -43,13 +43,20 @@ class Claim:
     after: str
     """The last record of the answer that earlier attempts have written; empty when there is none."""
     deaths: int
-    """How many workers have died while they ran it."""
+    """How many workers have died while they ran it, before it gave a token."""
+    migrations: int = 0
+    """How many have died after that."""
     state: bytes = b""
     """How far earlier attempts have come with an answer that does not stream; empty when there is nothing."""
 
     @property
     def suspect(self) -> bool:
-        return self.deaths > 0
+        return self.deaths > 0 or self.at_last_move
+
+    @property
+    def at_last_move(self) -> bool:
+        """Whether one more death ends it."""
+        return self.migrations >= MAX_MIGRATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class ClaimStore:
         `token` names the delivery that asks; a claim repeated with it does no harm.
         """
         names = (keys.request(request_id), keys.stream(request_id), keys.held(self._replica_id), keys.REPLICAS)
-        args = (self._replica_id, token, request_id, *_CLAIM_TIMES)
+        args = (self._replica_id, token, request_id, *_CLAIM_TERMS)
         try:
             reply: list[Any] = await self._line.ask("EVALSHA", self._claim_sha, len(names), *names, *args)
         except redis.exceptions.NoScriptError:
@@ -95,8 +102,8 @@ class ClaimStore:
             call = decode_call(fields)
         except (KeyError, ValueError):
             return Refusal(Verdict.UNREADABLE, int(reply[1]), int(fields.get(b"keep_s", b"0")))
-        deaths, state = int(fields.get(b"deaths", b"0")), fields.get(b"state", b"")
-        return Claim(call, int(reply[1]), reply[2].decode(), deaths, state)
+        deaths, migrations = (int(fields.get(name, b"0")) for name in (b"deaths", b"migrations"))
+        return Claim(call, int(reply[1]), reply[2].decode(), deaths, migrations, fields.get(b"state", b""))
 
     async def written(self, request_id: str) -> list[tuple[str, Event | None]]:
         """Return the records of the answer so far, each with its id."""

@@ -1,8 +1,9 @@
-"""Calls that were there when a worker died run one at a time until they give a token.
+"""Calls that were there when a worker died, and those that may not be moved again, begin one at a time.
 
-A call that kills engines kills at once, together with everything in the same batch.
+A call that kills engines mostly kills at once, together with everything in the same batch.
 Were its neighbours run beside it again, they would be there at the second death too, and
-be condemned with it.
+be condemned with it. One that kills after some tokens is moved like any other: so those
+that were there as often as an answer may be moved have a moment to themselves as well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from tasks.serving.claim_store import Claim, ClaimStore, Danger
 from tasks.serving.patience import until_told
 
 OnToken = Callable[[], None]
+
+# From the first token of a call that may not be moved again until the next of them begins.
+MOMENT_S = 0.5
 
 
 class SuspectSeat:
@@ -31,7 +35,7 @@ class SuspectSeat:
 
     @asynccontextmanager
     async def _alone(self, claim: Claim) -> AsyncIterator[OnToken]:
-        taken = False
+        taken = spoke = False
 
         def leave() -> None:
             nonlocal taken
@@ -40,11 +44,17 @@ class SuspectSeat:
                 self._seat.release()
 
         def on_token() -> None:
-            if taken:
+            nonlocal spoke
+            if spoke:
+                return
+            spoke = True
+            task = asyncio.ensure_future(self._mark(claim, Danger.SPOKE))
+            self._marking.add(task)
+            task.add_done_callback(self._marking.discard)
+            if claim.at_last_move:
+                task.get_loop().call_later(MOMENT_S, leave)
+            else:
                 leave()
-                task = asyncio.ensure_future(self._mark(claim, Danger.SPOKE))
-                self._marking.add(task)
-                task.add_done_callback(self._marking.discard)
 
         await self._seat.acquire()
         taken = True

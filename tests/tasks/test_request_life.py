@@ -253,6 +253,25 @@ def test_an_answer_is_moved_at_most_twice_by_deaths_and_freely_by_drains(store: 
     assert fates == [Fate.QUEUED, Fate.QUEUED, Fate.FAILED]
 
 
+def test_what_may_not_be_moved_again_is_not_given_up_while_it_waits_to_run_alone(
+    store: RequestStore, one: Worker
+) -> None:
+    admit(store, call())
+    for _ in range(2):
+        claim = one.claimed("r")
+        one.say(claim, 1)
+        assert not claim.suspect
+        assert one.give_up(claim, Cause.ENGINE_DIED) is Fate.QUEUED
+    for _ in range(3):
+        claim = one.claimed("r")
+        assert claim.suspect
+        assert one.give_up(claim, Cause.ENGINE_DIED) is Fate.QUEUED
+    claim = one.claimed("r")
+    one.mark(claim, Danger.RUNS)
+    one.say(claim, 1)
+    assert one.give_up(claim, Cause.ENGINE_DIED) is Fate.FAILED
+
+
 def test_a_death_after_a_token_is_no_death_of_the_requests_making(store: RequestStore, one: Worker) -> None:
     admit(store, call(stream=False))
     one.give_up(one.claimed("r"), Cause.ENGINE_DIED)
