@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from deploy.demo_model.corpus import MODEL_FOLDER
 from tasks import keys
 from tasks.queues import Priority, model_queue, queue_list
 from tasks.requests.request_store import RequestStore, message_of
@@ -24,18 +24,17 @@ from tests.stack import free_port
 from tests.waiting import wait_until
 
 CLOCK_FOLDER = Path(__file__).parent / "clock"
-_NO_WEIGHTS = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
 
 def cannot_load(run: Run) -> None:
-    """F6: `celerity up` with a model whose weights are not there, beside one that works."""
+    """F6: `celerity up` with a model that the engine cannot load, beside one that works."""
     folder = run.system.folder / "broken"
-    weights = folder / "weights"
-    weights.mkdir(parents=True)
-    (weights / "config.json").write_text(json.dumps(_NO_WEIGHTS))
+    folder.mkdir()
     models = folder / "models.yaml"
+    # The demo model's weights have no such quantization, which only the engine finds out.
     models.write_text(
-        f"models:\n  broken: {{path: {weights}, pinned: true, max_model_len: 128, memory_mib: 500}}\n"
+        "models:\n  broken: {path: 'builtin:demo', pinned: true, max_model_len: 128, memory_mib: 2000,"
+        " engine_args: {dtype: float32, quantization: awq}}\n"
         f"  {FAST}: {{engine: sim, pinned: true}}\n"
     )
     port = free_port()
@@ -58,7 +57,7 @@ def cannot_load(run: Run) -> None:
     run.check("who waits gets model_load_failed", outcome.code == "model_load_failed", outcome.why)
     told = f"{again.code} after {again.took_s:.1f} s"
     run.check("and the next one at once", again.code == "model_load_failed" and again.took_s < 1, told)
-    run.check("no path is shown", str(weights) not in outcome.why, outcome.why)
+    run.check("no path is shown", str(MODEL_FOLDER.parent) not in outcome.why, outcome.why)
     run.all_clean()
 
 
