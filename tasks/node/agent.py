@@ -48,6 +48,8 @@ class _Memory:
 
     asked: set[Asked] = field(default_factory=set)
     loaded: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
+    """Replicas that this agent has started or seen running."""
     states: dict[str, ReplicaState] | None = None
     orders: Sequence[Order] = ()
     launched: dict[str, str] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class NodeAgent:
         """Do what is due; say whether anything has changed."""
         replicas = {replica.name: replica for replica in self._launcher.list()}
         ends = _ends(replicas.values())
+        self._memory.known |= {name for name, code in ends if code is None}
         told = {facts.id: facts for facts in self._replicas.of(replicas)}
         changed = self._note_states(told, now)
         self._machine.measure(replicas, told, self._registry.current())
@@ -267,11 +270,16 @@ class NodeAgent:
         else:
             failpoint("agent_launched")
             self._record.begun(now)
+            self._memory.known.add(order.replica)
             log.info("launched", extra={"event": "replica_launched", "replica": order.replica, "model": spec.id})
 
     def _bury(self, replica: Replica, *, asked: bool, now: float) -> None:
         name = replica.name
-        if not asked:
+        if not asked and name not in self._memory.known:
+            # The machine was restarted, or all of it was killed at once: how far the replica was, and what ended it,
+            # nobody can say, and the model is not to wait for another try because of it.
+            log.warning("replica had ended before", extra={"event": "replica_lost", "replica": name})
+        elif not asked:
             why = self._record.ended(replica, now, was_up=name in self._memory.loaded)
             extra = {"event": "replica_died", "replica": name, "last_words": replica.tail(_LAST_WORDS)}
             log.error("replica died: %s", why, extra=extra)
@@ -283,6 +291,7 @@ class NodeAgent:
         replica.forget()
         self._memory.asked = {one for one in self._memory.asked if one[0] != name}
         self._memory.loaded.discard(name)
+        self._memory.known.discard(name)
 
     def _adopt(self, it: Running, told: ReplicaFacts | None) -> None:
         node, needs = self._settings.node_id, self._machine.ways(self._registry.current()).get(it.model, ())

@@ -75,6 +75,27 @@ def test_a_replica_that_dies_after_it_served_counts_for_the_machine(site: Loader
     assert not site.client.exists(keys.replica(replica.name))
 
 
+def test_nobody_is_blamed_for_what_ended_together_with_its_agent(site: LoaderSite, machine: Machine) -> None:
+    replica = load(site, machine)
+    machine.up()
+    replica.code = -9
+    machine.restart_agent()
+    machine.turn()
+    assert failures(site) == []
+    assert facts(site).reliability.failures == 0
+    assert (machine.launcher.replicas, site.ordered()) == ({}, [])
+    assert load(site, machine).name != replica.name, "it is loaded again at once"
+
+
+def test_a_new_agent_counts_what_ends_once_it_has_seen_it(site: LoaderSite, machine: Machine) -> None:
+    replica = load(site, machine)
+    machine.restart_agent()
+    machine.turn()
+    replica.code = 1
+    machine.turn()
+    assert len(failures(site)) == 1
+
+
 def test_a_success_wipes_failures_out(site: LoaderSite, machine: Machine) -> None:
     load(site, machine).code = 1
     machine.turn()
