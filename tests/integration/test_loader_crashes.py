@@ -102,7 +102,10 @@ def test_a_death_while_one_that_died_is_buried(
     loader.restart("agent", failpoint=point)
     with contextlib.closing(loader.stack.client()) as client:
         (replica,) = [it for it in ReplicaStore(client).all() if it.model == model]
-        assert replica.state is ReplicaState.READY
+        # Its heartbeat says so a moment after it has begun to take work.
+        wait_until(
+            lambda: ReplicaStore(client).of([replica.id])[0].state is ReplicaState.READY, "it to say it is ready"
+        )
         os.kill(replica.pid, signal.SIGKILL)
         answer = loader.ask(model, dispatcher)
         loader.dies_at_its_failpoint("agent")
