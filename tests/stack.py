@@ -173,7 +173,7 @@ class Stack:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=REPOSITORY,
-                env={**os.environ, **self.env, "CELERITY_PORT": str(port), **env},
+                env={**_unmeasured(), **self.env, "CELERITY_PORT": str(port), **env},
             )
         gateway = GatewayProcess(port, process, log)
         self.gateways.append(gateway)
@@ -322,6 +322,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _unmeasured() -> dict[str, str]:
+    """Return the environment without what makes coverage begin in a new process.
+
+    In a process that gevent has patched before a fork, coverage's lock is one of gevent's, for which the threads of
+    gevent's pool wait without end: an upload then never gets its answer.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def _status(gateway: GatewayProcess, path: str) -> int:
