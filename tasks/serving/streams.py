@@ -113,13 +113,13 @@ class StreamWriter:
     async def _send(self, outlets: list[Outlet]) -> None:
         commands = [self._put(outlet) for outlet in outlets]
         replies = await self._line.all(together := [command for mine in commands for command in mine])
-        for index, reply in enumerate(replies):
-            if isinstance(reply, redis.exceptions.NoScriptError):
-                (replies[index],) = await self._line.all([("EVAL", self._finish, *together[index][2:])])
         if not any(map(_is_bad, replies)):
             for outlet in outlets:
                 outlet.written()
             return
+        for index, reply in enumerate(replies):
+            if isinstance(reply, redis.exceptions.NoScriptError):
+                (replies[index],) = await self._line.all([("EVAL", self._finish, *together[index][2:])])
         following = iter(replies)
         for outlet, mine in zip(outlets, commands, strict=True):
             _settle(outlet, list(islice(following, len(mine))))

@@ -55,7 +55,7 @@ def gateway(running: Stack, keys: dict[str, str]) -> GatewayProcess:
 
 @contextlib.contextmanager
 def openai_client(gateway: GatewayProcess, key: str = "none", retries: int = 0) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=retries, timeout=300) as client:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=retries, timeout=60) as client:
         yield client
 
 
